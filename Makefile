@@ -1,0 +1,62 @@
+# The developer's day. CI (.ci/run) runs these same targets.
+PYTHON ?= $(shell for p in .venv/bin/python python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
+demo test unit chaos bench bench-peers: export HF_HUB_OFFLINE := 1
+demo test unit chaos bench bench-peers: export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test unit chaos check format bench bench-peers lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install:  ## everything into .venv, and the built-in model into the cache; a second time it does nothing
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "install: no Python 3.11 or newer found: install one, or name it: make install PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@$(PYTHON) -u install.py
+
+demo: install  ## six real jobs on this machine, shown as they run; then everything is stopped
+	@$(BIN)/nowserving demo
+
+up: install  ## Redis, the API and a worker on this machine, till Ctrl-C
+	@$(BIN)/nowserving up
+
+test: install  ## all tests but chaos
+	$(BIN)/python -m pytest tests/unit tests/integration tests/e2e $(PYTEST_ARGS)
+
+unit: install  ## the tests that need no Redis and no process
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+chaos: install  ## processes killed and connections cut at random
+	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
+
+check: install  ## format, lint, types, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: install  ## let ruff mend what it can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: install  ## nowserving beside FastAPI + Celery as the tutorials have them
+	$(BIN)/python -m bench.queue $(BENCH_ARGS)
+
+bench-peers: install  ## nowserving beside Ray Serve's asynchronous inference
+	$(BIN)/python -m bench.queue --peer ray $(BENCH_ARGS)
+
+lock: install  ## pin anew what pyproject.toml asks for; UPGRADE=--upgrade takes the newest
+	$(BIN)/python -m pip install --quiet --group lock
+	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 $(UPGRADE) \
+		--no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+clean:  ## remove .venv, caches and what the benchmarks made; the model cache stays
+	rm -rf .venv .bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

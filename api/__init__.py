@@ -1,0 +1,1 @@
+"""The FastAPI front: it puts jobs into Redis and shows them."""

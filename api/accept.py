@@ -1,0 +1,81 @@
+"""From a request to a job in the queue."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from api.admission import admit, retry_when_full_seconds
+from api.body import fingerprint, read_submission
+from api.front import Front
+from api.header import read_idempotency_key
+from api.outlook import count_slots
+from api.problem import ProblemError
+from nowserving import verb
+from nowserving.errors import QueueFullError
+from nowserving.job import Job, Status, Submission, fields_of, new_job_id
+from nowserving.verb import Look, Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job about to be queued. `job_id` is it unless the key is known already."""
+
+    job_id: str
+    submission: Submission
+    idempotency_key: str
+    fingerprint: str
+
+
+async def read_entry(front: Front, request: Request) -> Entry:
+    """Read, check and complete a submission. Raises ProblemError or UnknownModelError."""
+    asked = await read_submission(request, front.settings.max_body_bytes)
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    submission = admit(asked, front.catalog)
+    if submission.parameters.seed is None:
+        # 53 bits, so that it survives a JavaScript client.
+        seeded = submission.parameters.model_copy(update={"seed": secrets.randbits(53)})
+        submission = submission.model_copy(update={"parameters": seeded})
+    return Entry(new_job_id(), submission, key, fingerprint(asked) if key else "-")
+
+
+async def accept(front: Front, entry: Entry) -> Look:
+    """Queue the job, or find the one its key made before. Raises ProblemError when the queue is full."""
+    submission, settings = entry.submission, front.settings
+    fields = fields_of(submission, seed=0)
+    call = verb.enqueue(
+        entry.job_id,
+        submission.model,
+        fields,
+        max_depth=settings.max_depth,
+        start_within_seconds=submission.start_within_seconds,
+        idempotency_key=entry.idempotency_key,
+        fingerprint=entry.fingerprint,
+        idempotency_seconds=settings.idempotency_seconds,
+    )
+    try:
+        enqueued = await front.store.run(call)
+    except QueueFullError as error:
+        load = await front.load.learn(submission.model)
+        seconds = retry_when_full_seconds(load.depth, load.run_seconds, count_slots(load.workers))
+        raise ProblemError(error.code, error.message, retry_after_seconds=seconds) from None
+    if enqueued.existed:
+        return await front.store.run(verb.look(enqueued.job_id))
+    job = Job(
+        id=entry.job_id,
+        model=submission.model,
+        status=Status.QUEUED,
+        lane=submission.lane,
+        sequence=enqueued.sequence,
+        input=submission.input,
+        parameters=submission.parameters,
+        tokens=int(fields["tokens"]),
+        created_at=enqueued.created_at,
+        timeout_seconds=submission.timeout_seconds,
+        retain_seconds=submission.retain_seconds,
+        metadata=submission.metadata,
+    )
+    load = await front.load.recall(submission.model)
+    return Look(job, Wait(enqueued.position, enqueued.depth, load.run_seconds, None, load.workers))

@@ -1,0 +1,66 @@
+"""The app: what is made at start, and the resources over it. `uvicorn api.app:app` serves it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from api import events, health, jobs, models, problem, queues, workers
+from api.direct import Api
+from api.front import Front
+from api.lifespan import StartInOneSentence
+from api.load import Load
+from api.pulse import Pulse
+from nowserving import __version__
+from nowserving.catalog import Catalog, load_catalog
+from nowserving.events import Hub
+from nowserving.settings import Settings, load_settings
+from nowserving.store import AsyncStore, connect_async
+
+
+def create_app(settings: Settings | None = None, catalog: Catalog | None = None) -> FastAPI:
+    """Make an app; what is not given is read from the environment when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        read = settings or load_settings()
+        known = catalog or load_catalog(read.models_file)
+        async with _open_front(read, known) as front:
+            app.state.front = front
+            yield
+
+    app = Api(
+        title="nowserving",
+        version=__version__,
+        description="Take a number, wait, now serving: generation jobs from a queue.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    problem.install(app)
+    app.add_middleware(StartInOneSentence)
+    for resource in (jobs.submissions, jobs.router, events.router, models.router, queues.router, workers.router):
+        app.include_router(resource)
+    app.include_router(health.router)
+    return app
+
+
+@asynccontextmanager
+async def _open_front(settings: Settings, catalog: Catalog) -> AsyncIterator[Front]:
+    async with AsyncExitStack() as stack:
+        store = AsyncStore(connect_async(settings.redis_url.get_secret_value()))
+        stack.push_async_callback(store.close)
+        pulse = Pulse(store, settings, catalog)
+        stack.push_async_callback(pulse.close)
+        await pulse.start()
+        hub = Hub(store, settings.max_waiters)
+        stack.push_async_callback(hub.close)
+        hub.start()
+        load = Load(store, catalog)
+        stack.push_async_callback(load.close)
+        yield Front(settings, catalog, store, hub, load, pulse, time.time())
+
+
+app = create_app()

@@ -1,0 +1,81 @@
+"""The body of POST /v1/jobs: read up to its limit, parsed strictly, and what is wrong with it said by field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from api.problem import ProblemError
+from nowserving.job import Input, Message, Parameters, Submission
+
+_MODELS: dict[str, type[BaseModel]] = {"input": Input, "parameters": Parameters, "messages": Message}
+
+
+async def read_submission(request: Request, max_bytes: int) -> Submission:
+    """Read and check the body. Raises ProblemError; no more than `max_bytes` are ever kept."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        # Anything else a browser would send from any web page, without asking first.
+        raise ProblemError("unsupported_media_type", "send JSON, with the header Content-Type: application/json")
+    body = await _read(request, max_bytes)
+    try:
+        return Submission.model_validate_json(body)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+    message = await request.receive()
+    body = message.get("body", b"")
+    if message.get("more_body"):
+        parts, size_bytes = [body], len(body)
+        while message.get("more_body"):
+            message = await request.receive()
+            parts.append(message.get("body", b""))
+            size_bytes += len(parts[-1])
+            if size_bytes > max_bytes:
+                raise _too_large(max_bytes)
+        body = b"".join(parts)
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> ProblemError:
+    return ProblemError("payload_too_large", f"the body may have {max_bytes} bytes")
+
+
+def explain(error: ValidationError) -> ProblemError:
+    """Say which fields are wrong, and what is allowed."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    if details[0]["type"] == "json_invalid":
+        return ProblemError("invalid_json", f"the body is not JSON: {details[0]['msg'].removeprefix('Invalid JSON: ')}")
+    errors = []
+    for part in details:
+        message = part["msg"].removeprefix("Value error, ")
+        if part["type"] == "extra_forbidden":
+            message = f"unknown field; allowed are {', '.join(_fields(part['loc']))}"
+        errors.append({"field": ".".join(map(str, part["loc"])) or "body", "message": message})
+    return ProblemError("invalid_input", f"{errors[0]['field']}: {errors[0]['message']}", errors)
+
+
+def _fields(place: Sequence[int | str]) -> list[str]:
+    """The field names allowed where this unknown one stood."""
+    parents = [part for part in place[:-1] if isinstance(part, str)]
+    return list((_MODELS[parents[-1]] if parents else Submission).model_fields)
+
+
+def fingerprint(submission: Submission) -> str:
+    """What makes two bodies the same: their values, not their spelling."""
+    canonical = json.dumps(submission.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,50 @@
+"""The request headers that mean something here, read strictly where a misread one would do harm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from api.problem import ProblemError
+
+_PREFERENCE = re.compile(r'\s*wait\s*=\s*"?(\d{1,9}(?:\.\d{1,9})?)"?\s*(?:;.*)?\Z', re.IGNORECASE)
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
+_EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})\Z")
+
+
+def read_prefer_wait(values: Iterable[str]) -> float | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240), or None; what cannot be understood is ignored, as it says there."""
+    for value in values:
+        for preference in value.split(","):
+            if found := _PREFERENCE.match(preference):
+                return float(found[1])
+    return None
+
+
+def read_idempotency_key(value: str | None) -> str:
+    """The Idempotency-Key, or '' if there is none. Raises ProblemError."""
+    if value is None:
+        return ""
+    if not _IDEMPOTENCY_KEY.match(value):
+        raise ProblemError("invalid_header", "Idempotency-Key must be 1 to 255 printable ASCII characters")
+    return value
+
+
+def read_last_event_id(value: str | None) -> str | None:
+    """The Last-Event-ID, or None to begin at the first event. Raises ProblemError."""
+    if not value:
+        return None
+    found = _EVENT_ID.match(value)
+    if not found or any(int(part) >= 2**64 for part in found.groups()):
+        raise ProblemError(
+            "invalid_header", "Last-Event-ID must be the id of an event of this job, such as 1767225600000-0"
+        )
+    return value
+
+
+def id_before(event_id: str) -> str:
+    """The largest possible stream id below this one, so that reading after it begins with this one."""
+    milliseconds, sequence = map(int, event_id.split("-"))
+    if sequence:
+        return f"{milliseconds}-{sequence - 1}"
+    return f"{milliseconds - 1}-{2**64 - 1}" if milliseconds else "0-0"

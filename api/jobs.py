@@ -1,0 +1,117 @@
+"""Jobs: submit, look, list, cancel."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.accept import Entry, accept, read_entry
+from api.admission import retry_when_accepted_seconds
+from api.answer import answer_json, answer_look, describe_job
+from api.front import front_of
+from api.header import read_prefer_wait
+from api.problem import ProblemError
+from api.route import BareRoute
+from api.wait import wait_for_end
+from nowserving import verb
+from nowserving.job import Status, is_job_id
+from nowserving.verb import Look
+
+CONFIRM_SECONDS = 0.1
+MAX_SEQUENCE = 2**53
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+submissions = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=BareRoute)
+
+
+@submissions.post("", status_code=202)
+async def submit(request: Request) -> Response:
+    """Accept a job: 202 and where to look. With `Prefer: wait=N` 200 and the result, if it ends within N seconds.
+
+    With an `Idempotency-Key` the same body makes one job, however often it is sent.
+    """
+    front = front_of(request)
+    entry = await read_entry(front, request)
+    wait_seconds = read_prefer_wait(request.headers.getlist("prefer"))
+    await front.pulse.ensure()
+    if not wait_seconds or front.hub.full:
+        # A preference may be ignored, a job may not.
+        return _answer_accepted(entry, await accept(front, entry))
+
+    wait_seconds = min(wait_seconds, front.settings.max_wait_seconds)
+    with front.hub.watch(entry.job_id, end_only=True) as watch:
+        # Once this is confirmed the job's end gives a hint, so that nobody need look before.
+        await watch.hinted(CONFIRM_SECONDS)
+        look = await accept(front, entry)
+        if look.job.status.terminal:
+            return _answer_accepted(entry, look)
+        earlier = look.job.id != entry.job_id
+        with front.hub.watch(look.job.id, end_only=True) if earlier else nullcontext(watch) as watch:
+            look = await wait_for_end(front, request, watch, wait_seconds)
+    if not look.job.status.terminal:
+        return _answer_accepted(entry, look)
+    headers = {"Preference-Applied": f"wait={wait_seconds:g}", "Location": f"/v1/jobs/{look.job.id}"}
+    return answer_look(look, 200, headers)
+
+
+def _answer_accepted(entry: Entry, look: Look) -> Response:
+    body = describe_job(look.job, look.wait)
+    headers = {"Location": f"/v1/jobs/{look.job.id}"}
+    if look.job.id != entry.job_id:
+        headers["Idempotency-Replayed"] = "true"
+    if look.job.status.terminal:
+        return answer_json(body, 200, headers)
+    queue = body["queue"] or {}
+    headers["Retry-After"] = str(retry_when_accepted_seconds(queue.get("estimated_wait_seconds")))
+    return answer_json(body, 202, headers)
+
+
+@router.get("")
+async def index(
+    request: Request,
+    status: Annotated[Status | None, Query(description="Only jobs of this status.")] = None,
+    model: Annotated[str, Query(max_length=128, description="Only jobs of this model.")] = "",
+    cursor: Annotated[int | None, Query(ge=0, le=MAX_SEQUENCE, description="next_cursor of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """Kept jobs, newest first. A page may be short and still have a next one."""
+    call = verb.list_jobs(before=cursor, limit=limit, status=status or "", model=model)
+    jobs, next_cursor = await front_of(request).store.run(call)
+    cursor_text = None if next_cursor is None else str(next_cursor)
+    return answer_json({"data": [describe_job(job) for job in jobs], "next_cursor": cursor_text})
+
+
+@router.get("/{job_id}")
+async def look(
+    request: Request,
+    job_id: str,
+    wait: Annotated[
+        float, Query(ge=0, allow_inf_nan=False, description="Answer when the job has ended, or after so many seconds.")
+    ] = 0,
+) -> Response:
+    """A job as it stands."""
+    check_job_id(job_id)
+    front = front_of(request)
+    look = await front.store.run(verb.look(job_id))
+    wait_seconds = min(wait, front.settings.max_wait_seconds)
+    if wait_seconds and not look.job.status.terminal:
+        with front.hub.watch(job_id, end_only=True) as watch:
+            look = await wait_for_end(front, request, watch, wait_seconds)
+    return answer_look(look)
+
+
+@router.post("/{job_id}/cancel")
+async def cancel(request: Request, job_id: str) -> Response:
+    """End a job that has not ended; done twice is done once."""
+    check_job_id(job_id)
+    store = front_of(request).store
+    await store.run(verb.cancel(job_id))
+    return answer_look(await store.run(verb.look(job_id)))
+
+
+def check_job_id(job_id: str) -> None:
+    """Raise ProblemError for what cannot be a job's id."""
+    if not is_job_id(job_id):
+        raise ProblemError("invalid_job_id", "a job id is job_ and 26 characters, as POST /v1/jobs answered it")

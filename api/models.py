@@ -1,0 +1,33 @@
+"""Models: the catalog, in the shape of OpenAI's list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from api.answer import answer_json
+from api.front import front_of
+from nowserving.catalog import Model
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+async def index(request: Request) -> Response:
+    """The models there are."""
+    front = front_of(request)
+    data = [_describe(model, int(front.started_at)) for model in front.catalog.values()]
+    return answer_json({"object": "list", "data": data})
+
+
+def _describe(model: Model, created: int) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "nowserving",
+        "engine": model.engine,
+        "slots": model.slots,
+        "max_new_tokens": model.max_new_tokens,
+    }

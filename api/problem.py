@@ -1,0 +1,124 @@
+"""Every error as problem+json (RFC 9457) with a stable `code`; here alone is known which code has which status."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from nowserving.errors import NowservingError
+
+log = logging.getLogger(__name__)
+
+STATUSES = {
+    "invalid_json": 400,
+    "job_not_found": 404,
+    "job_finished": 409,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_input": 422,
+    "invalid_job_id": 422,
+    "invalid_query": 422,
+    "invalid_header": 422,
+    "unknown_event_id": 422,
+    "unknown_model": 422,
+    "idempotency_key_reused": 422,
+    "queue_full": 429,
+    "redis_unavailable": 503,
+    "redis_full": 503,
+    "redis_unsuitable": 503,
+    "too_many_waiters": 503,
+}
+"""Any other code is 500: a fault of ours."""
+
+RETRY_AFTER_SECONDS = 1
+MAX_ERRORS = 20
+
+
+class ProblemError(Exception):
+    """An answer that refuses. `errors` names fields, each {field, message}."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        errors: Iterable[Mapping[str, str]] = (),
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.errors = list(errors)
+        self.retry_after_seconds = retry_after_seconds
+
+
+def field_problem(code: str, field: str, message: str) -> ProblemError:
+    """A problem with one field."""
+    return ProblemError(code, f"{field}: {message}", [{"field": field, "message": message}])
+
+
+def answer_problem(
+    problem: ProblemError, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The HTTP answer; `status` for codes that are not in the table."""
+    status = status or STATUSES.get(problem.code, 500)
+    sent = dict(headers or {})
+    if status in (429, 503):
+        sent["Retry-After"] = str(problem.retry_after_seconds or RETRY_AFTER_SECONDS)
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": problem.code,
+        "detail": problem.detail,
+    }
+    if problem.errors:
+        body["errors"] = problem.errors[:MAX_ERRORS]
+    return Response(json.dumps(body), status, sent, "application/problem+json")
+
+
+def answer_error(error: Exception) -> Response:
+    """The HTTP answer to an error of ours, or to a bug."""
+    if isinstance(error, ProblemError):
+        return answer_problem(error)
+    if isinstance(error, NowservingError):
+        if error.code not in STATUSES:
+            log.error("%s: %s", error.code, error.message)
+        return answer_problem(ProblemError(error.code, error.message))
+    return answer_problem(ProblemError("internal_error", "something went wrong here; the server's log says what"))
+
+
+def _on_error(_: Request, error: Exception) -> Response:
+    return answer_error(error)
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    details = {
+        404: f"there is nothing at {request.url.path}",
+        405: f"{request.method} is not allowed here; allowed: {(error.headers or {}).get('Allow', 'see the docs')}",
+    }
+    problem = ProblemError(status.phrase.lower().replace(" ", "_"), details.get(status, str(error.detail)))
+    return answer_problem(problem, status, error.headers)
+
+
+def _on_invalid_parameter(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [{"field": str(part["loc"][-1]), "message": str(part["msg"])} for part in error.errors()]
+    return answer_problem(ProblemError("invalid_query", f"{errors[0]['field']}: {errors[0]['message']}", errors))
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem."""
+    app.add_exception_handler(ProblemError, _on_error)
+    app.add_exception_handler(NowservingError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_parameter)
+    app.add_exception_handler(Exception, _on_error)

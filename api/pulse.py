@@ -1,0 +1,114 @@
+"""The pulse: knows how Redis is, refuses one that may lose jobs, and lets happen what time alone brings about."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable
+
+from nowserving import verb
+from nowserving.errors import NowservingError, StoreUnavailableError, UnsuitableRedisError
+from nowserving.settings import Settings
+from nowserving.store import AsyncStore
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+CHECK_SECONDS = 60.0
+"""A suitable Redis can be made unsuitable while it runs."""
+
+
+class Pulse:
+    """`state` is `ok`, `unavailable`, or `unsuitable: …`; at most a tick old."""
+
+    def __init__(self, store: AsyncStore, settings: Settings, models: Iterable[str]) -> None:
+        self.state = "unavailable"
+        self._store = store
+        self._lease_seconds = settings.lease_seconds
+        self._max_attempts = settings.max_attempts
+        self._models = tuple(models)
+        self._name = f"{socket.gethostname()}-{os.getpid()}"
+        self._answering_since: float | None = None
+        self._checked_at = 0.0
+        self._checking: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Check Redis and begin to tick; a Redis that does not answer may come later. Raises UnsuitableRedisError."""
+        try:
+            await self.check()
+        except StoreUnavailableError as error:
+            log.warning("%s; it may come later", error.message)
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop ticking."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def ensure(self) -> None:
+        """Return if Redis may be trusted with a job. Raises UnsuitableRedisError, StoreUnavailableError."""
+        if self.state == "ok":
+            return
+        if self._checking is None or self._checking.done():
+            # All who ask now share one answer: none waits longer than one does.
+            self._checking = asyncio.create_task(self.check())
+        await asyncio.shield(self._checking)
+
+    async def check(self) -> None:
+        """Ask Redis what it is. Raises UnsuitableRedisError, StoreUnavailableError."""
+        try:
+            await self._store.check()
+        except NowservingError as error:
+            self._note(error)
+            raise
+        self._checked_at = time.monotonic()
+        self._note(None)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                await self._tick()
+            except NowservingError as error:
+                self._note(error)
+            except Exception:
+                log.exception("the tick failed")
+
+    async def _tick(self) -> None:
+        now = time.monotonic()
+        if self.state != "ok" or now - self._checked_at > CHECK_SECONDS:
+            await self.check()
+        # Workers may have been cut off as we were: they get a lease's time to come back before they count as dead.
+        if self._answering_since is None or now - self._answering_since <= self._lease_seconds:
+            if not await self._store.ping():
+                raise StoreUnavailableError("Redis does not answer for now")
+            return
+        period_seconds = TICK_SECONDS * 0.9
+        reap = verb.reap(self._name, self._models, period_seconds=period_seconds, max_attempts=self._max_attempts)
+        reaped = await self._store.run(reap)
+        if reaped.requeued or reaped.failed or reaped.expired:
+            log.warning("%d jobs of lost workers queued again, %d failed, %d expired", *_counts(reaped))
+
+    def _note(self, error: NowservingError | None) -> None:
+        if error is None:
+            state = "ok"
+        elif isinstance(error, UnsuitableRedisError):
+            state = f"unsuitable: {error.message}"
+        else:
+            state = "unavailable"
+        if state == "ok":
+            self._answering_since = self._answering_since or time.monotonic()
+        else:
+            self._answering_since = None
+        if state != self.state:
+            log.log(logging.INFO if state == "ok" else logging.ERROR, "Redis: %s", state)
+        self.state = state
+
+
+def _counts(reaped: verb.Reaped) -> tuple[int, int, int]:
+    return reaped.requeued, reaped.failed, reaped.expired

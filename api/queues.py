@@ -1,0 +1,39 @@
+"""Queues: how each model's stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fastapi import APIRouter, Request, Response
+
+from api.answer import answer_json
+from api.front import front_of
+from nowserving import verb
+
+router = APIRouter(prefix="/v1/queues", tags=["queues"])
+
+
+@router.get("")
+async def index(request: Request) -> Response:
+    """Each model's queue: how many jobs wait, by lane; `delayed` ones wait for their next try."""
+    front = front_of(request)
+    models = tuple(front.catalog)
+    queues = await front.store.run(verb.queues(models))
+    workers = Counter(worker["model"] for worker in await front.store.run(verb.workers(models)))
+    data = [
+        {
+            "model": queue.model,
+            "depth": queue.depth,
+            "normal": queue.normal,
+            "batch": queue.batch,
+            "delayed": queue.delayed,
+            "running": queue.running,
+            "workers": workers[queue.model],
+            "busy": queue.busy,
+            "blocked": queue.blocked,
+            "oldest_wait_seconds": queue.oldest_wait_seconds,
+            "run_seconds": queue.run_seconds,
+        }
+        for queue in queues
+    ]
+    return answer_json({"data": data})

@@ -1,0 +1,18 @@
+"""Workers: what each live one says of itself."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from api.answer import answer_json
+from api.front import front_of
+from nowserving import verb
+
+router = APIRouter(prefix="/v1/workers", tags=["workers"])
+
+
+@router.get("")
+async def index(request: Request) -> Response:
+    """The live workers: state, slots, running jobs, memory, and why the gate is closed if it is."""
+    front = front_of(request)
+    return answer_json({"data": await front.store.run(verb.workers(tuple(front.catalog)))})

@@ -1,0 +1,1 @@
+"""The stacks nowserving is measured beside. Each has a virtual environment of its own."""

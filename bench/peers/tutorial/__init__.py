@@ -1,0 +1,1 @@
+"""The tutorials' stack: FastAPI, `task.delay`, `AsyncResult`, Redis as broker and result backend, all by default."""

@@ -1,0 +1,3 @@
+"""nowserving: serve generation models from a queue on GPUs."""
+
+__version__ = "0.1.0"

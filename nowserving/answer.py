@@ -1,0 +1,94 @@
+"""What the store's verbs answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nowserving.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """`existed`: the job was there already, by its id or its Idempotency-Key; the rest is known of a new job only."""
+
+    job_id: str
+    sequence: int
+    existed: bool
+    created_at: float = 0.0
+    position: int = 0
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job that now belongs to the claim. `fields` is its raw record: it may be malformed."""
+
+    job_id: str
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """The queue's head stays, since it needs more tokens than there is room for."""
+
+    job_id: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """`lost`: claims no longer valid. `strangers`: (claim, job id) held for this worker that it did not name."""
+
+    lost: tuple[str, ...]
+    strangers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a queued job waits for. `workers` are live workers' own descriptions."""
+
+    position: int
+    depth: int
+    run_seconds: float | None
+    delayed_until: float | None
+    workers: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A job, and its wait while it is queued."""
+
+    job: Job
+    wait: Wait | None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """How a model's queue stands. Times in seconds."""
+
+    model: str
+    normal: int
+    batch: int
+    delayed: int
+    running: int
+    busy: int
+    blocked: int
+    oldest_wait_seconds: float | None
+    run_seconds: float | None
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait, in all lanes."""
+        return self.normal + self.batch + self.delayed
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one tick did, in jobs."""
+
+    requeued: int
+    failed: int
+    expired: int
+    forgotten: int

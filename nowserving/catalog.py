@@ -1,0 +1,113 @@
+"""The catalog: which models there are, read from models.toml."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from nowserving.errors import CatalogError, UnknownModelError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+_DOTTED = r"(transformers|noop|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
+
+
+class Model(BaseModel):
+    """One model: how it is loaded and what the API may promise of it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str
+    engine: Annotated[str, StringConstraints(pattern=rf"^{_DOTTED}$")] = "transformers"
+    source: str = ""
+    slots: Annotated[int, Field(ge=1, le=1024)] = 8
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class Catalog(Mapping[str, Model]):
+    """The models by name."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = dict(models)
+
+    def __getitem__(self, name: str) -> Model:
+        """Find a model. Raises UnknownModelError naming those there are."""
+        try:
+            return self._models[name]
+        except KeyError:
+            known = ", ".join(sorted(self._models))
+            raise UnknownModelError(f"there is no model {name!r}; there are: {known}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
+
+DEFAULT = {"models": {"smollm2": {"engine": "transformers", "source": "builtin:smollm2"}}}
+"""What is served when no models.toml is named."""
+
+
+def load_catalog(path: Path | None) -> Catalog:
+    """Read models.toml, or the default catalog if `path` is None.
+
+    Raises CatalogError naming the file, the key and the allowed values.
+    """
+    if path is None:
+        return parse_catalog(DEFAULT, "the default catalog")
+    try:
+        with path.open("rb") as file:
+            return parse_catalog(tomllib.load(file), str(path))
+    except OSError as error:
+        raise CatalogError(f"{path} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(f"{path} is not TOML: {error}") from None
+
+
+def parse_catalog(document: Mapping[str, object], where: str) -> Catalog:
+    """Check a parsed models.toml; `where` names it in errors. Raises CatalogError."""
+    strangers = sorted(set(document) - {"models"})
+    tables = document.get("models")
+    if strangers or not isinstance(tables, dict) or not tables:
+        found = f"; it has {', '.join(strangers)}" if strangers else ""
+        raise CatalogError(f"{where}: expected one or more tables [models.NAME] and nothing else{found}")
+    return Catalog({name: _parse_model(name, table, where) for name, table in tables.items()})
+
+
+def _parse_model(name: str, table: object, where: str) -> Model:
+    if not _NAME.match(name):
+        raise CatalogError(f"{where}: model name {name!r} must be 1 to 64 of a-z 0-9 . _ - and begin with a-z 0-9")
+    if not isinstance(table, dict):
+        raise CatalogError(f"{where}: models.{name} must be a table")
+    try:
+        model = Model(name=name, **table)
+    except (ValidationError, TypeError) as error:
+        if isinstance(error, TypeError):
+            raise CatalogError(f"{where}: models.{name}.name is given by the table's name") from None
+        raise CatalogError(f"{where}: {_explain(name, error)}") from None
+    if model.engine == "transformers" and not model.source:
+        raise CatalogError(f"{where}: models.{name}.source is missing: a hub id, a folder, or builtin:smollm2")
+    return model
+
+
+def _explain(name: str, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(sorted(set(Model.model_fields) - {"name"}))
+        return f"models.{name}.{key} is not a key; allowed are {allowed}"
+    if key == "engine":
+        return f'models.{name}.engine = {first["input"]!r}: allowed are "transformers", "noop", "package.module:Class"'
+    return f"models.{name}.{key} = {first['input']!r}: {first['msg']}"

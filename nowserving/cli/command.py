@@ -1,0 +1,88 @@
+"""The command lines behind `api`, `worker` and `up`, and where the code they run is found. Nothing is started here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import nowserving
+from nowserving import keys
+from nowserving.cli.failure import StartError
+from nowserving.settings import Settings
+
+GRACE_SECONDS = 5
+"""How long the API lets open streams go on after it was told to stop."""
+
+
+def find_root(*packages: str, places: Iterable[Path] | None = None) -> Path:
+    """The folder that holds these packages of the checkout or image. Raises StartError."""
+    if places is None:
+        named = [Path(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+        places = [Path(nowserving.__file__).parent.parent, *named, Path.cwd()]
+    for place in places:
+        if all((place / package / "app.py").is_file() for package in packages):
+            return place.resolve()
+    missing = " and ".join(f"{package}/" for package in packages)
+    raise StartError(
+        f"there is no {missing} here: the installed package is the client alone; run this in a checkout of nowserving,"
+        " or use its images"
+    )
+
+
+def require(module: str, extra: str) -> None:
+    """Check that a module is installed, without importing it. Raises StartError naming the extra it comes with."""
+    if find_spec(module) is None:
+        raise StartError(f"{module} is not installed: pip install 'nowserving[{extra}]', or make install in a checkout")
+
+
+def api_command(host: str, port: int) -> list[str]:
+    """The API: uvicorn's own command."""
+    listen = ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(GRACE_SECONDS)]
+    return [sys.executable, "-m", "uvicorn", "api.app:app", *listen, "--no-access-log"]
+
+
+def worker_command(model: str) -> list[str]:
+    """A worker: Celery's own command. The pid makes its name unlike that of another worker on this host."""
+    name = ["-n", f"{model}-{os.getpid()}@%h"]
+    return [
+        sys.executable,
+        "-m",
+        "celery",
+        "-q",
+        "-A",
+        "workers.app",
+        "worker",
+        "-Q",
+        keys.queue(model),
+        *name,
+        "-l",
+        "INFO",
+    ]
+
+
+def redis_command(binary: Path, port: int, data_dir: Path) -> list[str]:
+    """Redis on this machine alone, with every write on disk before it is answered."""
+    listen = ["--bind", "127.0.0.1", "--port", str(port), "--daemonize", "no", "--loglevel", "warning"]
+    durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", str(data_dir)]
+    return [str(binary), *listen, *durable, "--maxmemory-policy", "noeviction"]
+
+
+def environment(settings: Settings, root: Path) -> dict[str, str]:
+    """What a child inherits: our own environment, and the settings that options may have changed.
+
+    Paths are made absolute, since children run in `root`.
+    """
+    env = dict(os.environ)
+    env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
+    env["PYTHONUNBUFFERED"] = "1"
+    env["NOWSERVING_REDIS_URL"] = settings.redis_url.get_secret_value()
+    env["NOWSERVING_HOST"] = settings.host
+    env["NOWSERVING_PORT"] = str(settings.port)
+    for name in ("data_dir", "cache_dir", "models_file"):
+        path: Path | None = getattr(settings, name)
+        if path is not None:
+            env[f"NOWSERVING_{name.upper()}"] = str(path.expanduser().absolute())
+    return env

@@ -1,0 +1,144 @@
+"""Everything on one machine: Redis, the API and a worker for each model, started and stopped in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import SecretStr
+
+from nowserving.catalog import Catalog
+from nowserving.cli import command, redis_server
+from nowserving.cli.failure import PartError
+from nowserving.cli.interrupt import Interrupt
+from nowserving.cli.part import Part
+from nowserving.cli.port import check_port, find_free_port, make_url
+from nowserving.cli.process import Write
+from nowserving.client import Client
+from nowserving.errors import NowservingError
+from nowserving.settings import Settings
+
+REDIS_START_SECONDS = 60.0
+REDIS_STOP_SECONDS = 10.0
+DRAIN_MARGIN_SECONDS = 5.0
+TICK_SECONDS = 0.1
+
+
+class Stack:
+    """The parts, and the order among them. Enter it and use it on the main thread."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, write: Write, interrupt: Interrupt) -> None:
+        self.root = command.find_root("api", "workers")
+        command.require("uvicorn", "api")
+        command.require("celery", "worker")
+        check_port(settings.host, settings.port)
+        self._settings = settings.model_copy(update={"port": settings.port or find_free_port()})
+        self._catalog = catalog
+        self._write = write
+        self._interrupt = interrupt
+        self._redis: Part | None = None
+        self._api: Part | None = None
+        self._workers: dict[str, Part] = {}
+        self._held = ExitStack()
+        self.url = make_url(settings.host, self._settings.port)
+        self._client = self._held.enter_context(Client(self.url, timeout_seconds=5, retry_seconds=0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop(hurry=kind is not None and issubclass(kind, PartError))
+
+    def start(self, limit_seconds: float | None = None, embedded: bool = False) -> None:
+        """Bring all up and wait until every worker is ready. `embedded`: with a Redis of its own in any case.
+
+        Raises StartError, UnsuitableRedisError, PartError or Interrupted.
+        """
+        deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
+        if embedded or "redis_url" not in self._settings.model_fields_set:
+            self._start_redis()
+        else:
+            redis_server.check_url(self._settings.redis_url.get_secret_value())
+        env = command.environment(self._settings, self.root)
+        listen = command.api_command(self._settings.host, self._settings.port)
+        self._api = Part("api", listen, env, self.root, self._write)
+        for name in self._catalog:
+            run = command.worker_command(name)
+            self._workers[name] = Part(name, run, env, self.root, self._write)
+        for part in (self._api, *self._workers.values()):
+            part.start()
+        self._wait(self._is_ready, deadline, "the API and the workers are not ready")
+        for part in (self._api, *self._workers.values()):
+            part.restarts.ready = True
+
+    def check(self) -> None:
+        """Look after all parts. Raises PartError if one ended for good."""
+        for part in self._parts():
+            part.watch()
+
+    def stop(self, hurry: bool = False) -> None:
+        """Workers first, which hand back what they run; then the API; Redis last. A second signal hurries."""
+        drain_seconds = self._settings.drain_seconds + DRAIN_MARGIN_SECONDS
+        self._end([*self._workers.values()], DRAIN_MARGIN_SECONDS if hurry else drain_seconds)
+        self._end([self._api], command.GRACE_SECONDS + 2)
+        self._end([self._redis], REDIS_STOP_SECONDS)
+        self._held.close()
+
+    def _start_redis(self) -> None:
+        program = redis_server.find_server()
+        data_dir = self._settings.data_dir.expanduser().absolute()
+        self._held.enter_context(redis_server.lock_data(data_dir))
+        redis_server.check_data(data_dir, program)
+        port = find_free_port()
+        url = f"redis://127.0.0.1:{port}/0"
+        self._settings = self._settings.model_copy(update={"redis_url": SecretStr(url)})
+        env = command.environment(self._settings, self.root)
+        run = command.redis_command(program, port, data_dir)
+        self._redis = Part("redis", run, env, data_dir, self._write, vital=True)
+        self._redis.start()
+        deadline = time.monotonic() + REDIS_START_SECONDS
+        self._wait(lambda: redis_server.answers(url), deadline, f"{program} does not answer")
+
+    def _is_ready(self) -> bool:
+        with suppress(NowservingError):
+            self._client.health()
+            ready = {worker["name"] for worker in self._client.workers() if _is_serving(worker)}
+            return all(part.process and _is_of(part.process.pid, ready) for part in self._workers.values())
+        return False
+
+    def _wait(self, done: Callable[[], bool], deadline: float | None, sentence: str) -> None:
+        while True:
+            self.check()
+            if done():
+                return
+            if deadline is not None and time.monotonic() > deadline:
+                raise PartError(f"{sentence} in time")
+            self._interrupt.pause(TICK_SECONDS)
+
+    def _parts(self) -> list[Part]:
+        return [part for part in (self._redis, self._api, *self._workers.values()) if part]
+
+    def _end(self, parts: Sequence[Part | None], patience_seconds: float) -> None:
+        processes = [part.process for part in parts if part and part.process]
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + patience_seconds
+        while any(process.poll() is None for process in processes):
+            if time.monotonic() > deadline or self._interrupt.count > 1:
+                break
+            time.sleep(0.05)
+        for process in processes:
+            process.clear()
+
+
+def _is_serving(worker: Mapping[str, Any]) -> bool:
+    """Whether its model is loaded; it may still have no room."""
+    return worker.get("state") == "ready" and (worker.get("gate") or {}).get("reason") != "engine"
+
+
+def _is_of(pid: int, names: set[str]) -> bool:
+    """Whether one of the workers, named host:pid:random, is this process: an earlier one's name outlives it a while."""
+    return any(name.split(":")[-2:-1] == [str(pid)] for name in names)

@@ -1,0 +1,108 @@
+"""Answers of the API as tables and lines for a person. Pure: what is printed where is the commands' affair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from nowserving.client import Job
+from nowserving.job import Status
+
+STATUS_STYLES = {
+    Status.QUEUED: "yellow",
+    Status.RUNNING: "cyan",
+    Status.SUCCEEDED: "green",
+    Status.FAILED: "red",
+    Status.CANCELED: "dim",
+    Status.EXPIRED: "magenta",
+}
+
+
+def draw_jobs(jobs: Iterable[Job]) -> Table:
+    """Jobs, one a line."""
+    table = _table(("job", "model", "status", "created", "tokens", "text"))
+    for job in jobs:
+        usage = (job.output or {}).get("usage") or {}
+        said = job.text if job.error is None else str(job.error.get("message", ""))
+        tokens = str(usage.get("completion_tokens", ""))
+        table.add_row(job.id, job.model, style_status(job.status), job.created_at, tokens, Text(shorten(said, 48)))
+    return table
+
+
+def draw_job(job: Job) -> Table:
+    """One job, one field a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("job", job.id)
+    table.add_row("model", job.model)
+    table.add_row("status", style_status(job.status))
+    if job.status is Status.QUEUED and job.queue:
+        table.add_row("waits", explain_wait(job.queue))
+    for name in ("created_at", "started_at", "finished_at"):
+        if getattr(job, name):
+            table.add_row(name.removesuffix("_at"), getattr(job, name))
+    if took := run_seconds(job):
+        table.add_row("ran", f"{took:.1f} s")
+    if job.attempt > 1:
+        table.add_row("attempt", str(job.attempt))
+    if job.output:
+        usage = job.output.get("usage") or {}
+        counts = f"{usage.get('prompt_tokens', '?')} in, {usage.get('completion_tokens', '?')} out"
+        table.add_row("tokens", f"{counts} ({job.output.get('finish_reason', '?')})")
+        table.add_row("text", Text(job.text))
+    if job.error:
+        table.add_row("error", Text(f"{job.error.get('code')}: {job.error.get('message')}", style="red"))
+    return table
+
+
+def draw_queues(queues: Iterable[Mapping[str, Any]]) -> Table:
+    """Queues, one a line."""
+    columns = ("model", "depth", "running", "workers", "delayed", "blocked", "oldest")
+    table = _table(columns, right=columns[1:])
+    for queue in queues:
+        oldest = queue.get("oldest_wait_seconds")
+        cells = [str(queue.get(name, "")) for name in columns[1:-1]]
+        table.add_row(str(queue["model"]), *cells, "" if oldest is None else f"{oldest:.0f} s")
+    return table
+
+
+def explain_wait(queue: Mapping[str, Any]) -> str:
+    """Why and how long a queued job waits, in words."""
+    parts = []
+    if (before := queue.get("position")) is not None:
+        parts.append(f"{before} before it" if before else "next")
+    if reason := queue.get("explanation") or queue.get("reason"):
+        parts.append(str(reason))
+    if (estimate := queue.get("estimated_wait_seconds")) is not None:
+        parts.append(f"about {estimate:.0f} s")
+    return ", ".join(parts)
+
+
+def style_status(status: Status) -> Text:
+    """The status in its colour."""
+    return Text(status.value, style=STATUS_STYLES[status])
+
+
+def shorten(text: str, length: int) -> str:
+    """One line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def run_seconds(job: Job) -> float | None:
+    """How long the job ran, by the API's clock."""
+    if not job.started_at or not job.finished_at:
+        return None
+    return (datetime.fromisoformat(job.finished_at) - datetime.fromisoformat(job.started_at)).total_seconds()
+
+
+def _table(columns: Sequence[str], right: Sequence[str] = ("tokens",)) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table

@@ -1,0 +1,16 @@
+"""The Python SDK: `Client` talks HTTP to the API. What it repeats by itself can never make a job twice."""
+
+from nowserving.client.answer import Job, JobEvent, JobPage
+from nowserving.client.client import DEFAULT_URL, Client
+from nowserving.client.error import ApiError, ApiUnreachableError, WaitTimeoutError
+
+__all__ = [
+    "DEFAULT_URL",
+    "ApiError",
+    "ApiUnreachableError",
+    "Client",
+    "Job",
+    "JobEvent",
+    "JobPage",
+    "WaitTimeoutError",
+]

@@ -1,0 +1,75 @@
+"""The API's answers, typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from httpx_sse import ServerSentEvent
+
+from nowserving.event import is_terminal
+from nowserving.job import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the API answered it; `raw` is the whole answer."""
+
+    id: str
+    model: str
+    status: Status
+    attempt: int = 0
+    created_at: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+    queue: Mapping[str, Any] | None = None
+    output: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """What was generated; empty before the end."""
+        return str((self.output or {}).get("text", ""))
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> Self:
+        """Read the API's JSON; unknown fields stay in `raw`."""
+        known = {name: answer[name] for name in cls.__dataclass_fields__ if answer.get(name) is not None}
+        return cls(**{**known, "status": Status(answer["status"]), "raw": answer})
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs, newest first; `next_cursor` asks for those before them."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What happened to a job: `queued` (again), `started`, `token`, or its terminal status."""
+
+    id: str
+    type: str
+    data: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The new text of a token event."""
+        return str(self.data.get("text", "")) if self.type == "token" else ""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it is the job's last."""
+        return is_terminal(self.type)
+
+    @classmethod
+    def from_sse(cls, sse: ServerSentEvent) -> Self:
+        """Read one event of the stream."""
+        data = json.loads(sse.data)
+        return cls(sse.id, sse.event, data if isinstance(data, dict) else {"data": data})

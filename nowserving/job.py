@@ -1,0 +1,242 @@
+"""The job: what a client submits, the record it becomes, the statuses it may pass through. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from ulid import ULID
+
+from nowserving.errors import InvalidInputError, RecordError
+
+VERSION = 1
+"""The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued."""
+
+_ID = re.compile(r"job_[0-7][0-9a-hjkmnp-tv-z]{25}\Z")
+
+
+class Status(StrEnum):
+    """Where a job stands; the last four are terminal."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows this status."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELED, Status.EXPIRED, Status.FAILED}),
+    Status.RUNNING: frozenset({Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELED: frozenset(),
+    Status.EXPIRED: frozenset(),
+}
+"""What may follow what. The Lua scripts enforce it; the stateful tests compare every step with this table."""
+
+
+class Lane(StrEnum):
+    """`batch` is taken only while no `normal` job waits."""
+
+    NORMAL = "normal"
+    BATCH = "batch"
+
+
+def new_job_id() -> str:
+    """Make an id that sorts by time: `job_` and a ULID in lower case (https://github.com/ulid/spec)."""
+    return "job_" + str(ULID()).lower()
+
+
+def job_id_of_uuid(uuid: str) -> str:
+    """Spell a UUID (a Celery task's id) as a job id: the same 128 bits in the ULID's alphabet.
+
+    Raises InvalidInputError if it is neither a UUID nor a job id.
+    """
+    if is_job_id(uuid):
+        return uuid
+    try:
+        return "job_" + str(ULID.from_bytes(bytes.fromhex(uuid.replace("-", "")))).lower()
+    except ValueError:
+        raise InvalidInputError(f"task id {uuid!r} is neither a UUID nor a job id") from None
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` has the form of a job id."""
+    return _ID.match(text) is not None
+
+
+def rfc3339(unix_seconds: float | None) -> str | None:
+    """Format Unix seconds as RFC 3339 UTC with milliseconds."""
+    if unix_seconds is None:
+        return None
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Message(_Strict):
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Input(_Strict):
+    """What to generate from: exactly one of `prompt` (taken as it is) and `messages` (through the chat template)."""
+
+    prompt: Annotated[str, StringConstraints(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        return self
+
+    @property
+    def size_bytes(self) -> int:
+        """UTF-8 bytes of all text."""
+        texts = [self.prompt] if self.prompt is not None else [m.content for m in self.messages or []]
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+
+class Parameters(_Strict):
+    """How to generate. temperature 0 is greedy; top_p 1 and top_k 0 cut nothing; the same seed gives the same text."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = []
+
+
+class Submission(_Strict):
+    """The body of POST /v1/jobs."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    input: Input
+    parameters: Parameters = Field(default_factory=Parameters)
+    lane: Annotated[Lane, Field(strict=False)] = Lane.NORMAL
+    start_within_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 600
+    retain_seconds: Annotated[float, Field(ge=1, le=30 * 86400)] = 86400
+    metadata: Annotated[
+        dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+        Field(max_length=16),
+    ] = {}
+
+
+TEMPLATE_TOKENS = 256
+MESSAGE_TOKENS = 16
+
+
+def tokens_at_most(job_input: Input, max_new_tokens: int) -> int:
+    """Bound a job's tokens, prompt and new ones, without its tokenizer.
+
+    A byte-level or byte-fallback tokenizer makes at most one token of a byte; chat templates add a preamble and a
+    few tokens a message. A worker that finds more (it counts exactly before it starts) corrects the record.
+    """
+    messages = len(job_input.messages or [])
+    template = TEMPLATE_TOKENS + MESSAGE_TOKENS * messages if messages else 1
+    return job_input.size_bytes + template + max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's record as Redis keeps it. Times are Unix seconds by Redis's clock."""
+
+    id: str
+    model: str
+    status: Status
+    lane: Lane
+    sequence: int
+    input: Input
+    parameters: Parameters
+    tokens: int
+    created_at: float
+    timeout_seconds: float
+    retain_seconds: float
+    start_by: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    ran_seconds: float = 0.0
+    attempt: int = 0
+    takes: int = 0
+    generated: int = 0
+    worker: str | None = None
+    output: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    v: int = VERSION
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> Self:
+        """Read a record. Raises RecordError if it is not one this version can read."""
+        try:
+            return cls(
+                id=fields["id"],
+                model=fields["model"],
+                status=Status(fields["status"]),
+                lane=Lane(fields["lane"]),
+                sequence=int(fields["sequence"]),
+                input=Input.model_validate_json(fields["input"]),
+                parameters=Parameters.model_validate_json(fields["parameters"]),
+                tokens=int(fields["tokens"]),
+                created_at=float(fields["created_at"]),
+                timeout_seconds=float(fields["timeout_seconds"]),
+                retain_seconds=float(fields["retain_seconds"]),
+                start_by=_optional_float(fields, "start_by"),
+                started_at=_optional_float(fields, "started_at"),
+                finished_at=_optional_float(fields, "finished_at"),
+                ran_seconds=float(fields.get("ran_seconds", 0)),
+                attempt=int(fields.get("attempt", 0)),
+                takes=int(fields.get("takes", 0)),
+                generated=int(fields.get("generated", 0)),
+                worker=fields.get("worker"),
+                output=json.loads(fields["output"]) if "output" in fields else None,
+                error=json.loads(fields["error"]) if "error" in fields else None,
+                metadata=json.loads(fields.get("metadata", "{}")),
+                v=int(fields["v"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise RecordError(f"the record of {fields.get('id', 'a job')} cannot be read: {error!r}") from error
+
+
+def fields_of(submission: Submission, seed: int) -> dict[str, str]:
+    """Lay a submission out as the record's first fields; `seed` is used where the client named none."""
+    parameters = submission.parameters
+    if parameters.seed is None:
+        parameters = parameters.model_copy(update={"seed": seed})
+    fields = {
+        "v": str(VERSION),
+        "model": submission.model,
+        "lane": submission.lane.value,
+        "input": submission.input.model_dump_json(exclude_none=True),
+        "parameters": parameters.model_dump_json(),
+        "tokens": str(tokens_at_most(submission.input, parameters.max_new_tokens)),
+        "timeout_seconds": repr(submission.timeout_seconds),
+        "retain_seconds": repr(submission.retain_seconds),
+    }
+    if submission.metadata:
+        fields["metadata"] = json.dumps(submission.metadata)
+    return fields
+
+
+def _optional_float(fields: Mapping[str, str], name: str) -> float | None:
+    return float(fields[name]) if name in fields else None

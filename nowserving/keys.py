@@ -1,0 +1,77 @@
+"""The name of every Redis key, here and nowhere else; the Lua scripts get these same prefixes (see `lua_constants`).
+
+| key | type | holds |
+|---|---|---|
+| job:{id} | hash | the record |
+| events:{id} | stream | what became of it; the same name is a pub/sub channel that says "read again" |
+| queue:{model}, queue:{model}:batch | zset | waiting jobs of a lane by sequence |
+| delayed:{model} | zset | jobs to be queued later, by due time |
+| starting:{model} | zset | waiting jobs that must start in time, by that time |
+| running:{model} | zset | taken jobs by lease deadline |
+| busy:{model} | hash | worker → its jobs; workers with none are absent |
+| blocked:{model} | zset | live workers whose gate is closed for memory, by deadline |
+| workers:{model} | hash | worker → what it last said of itself (JSON) |
+| alive:{model} | zset | workers by deadline |
+| held:{worker} | hash | claim → job |
+| wake:{model} | stream | length 1; a new entry means "look at the queue" |
+| dead:{model} | hash | member of a queue that is no job → why |
+| stats:{model} | hash | running averages behind the estimated wait |
+| jobs | zset | all kept jobs by sequence |
+| finished | zset | ended jobs by the time they are forgotten |
+| sequence | string | the last sequence given |
+| idempotency:{key} | string | fingerprint and job of a client's key; has a TTL |
+| tick | string | which API process reaps now; has a TTL |
+"""
+
+from __future__ import annotations
+
+PREFIX = "nowserving:"
+
+JOB = PREFIX + "job:"
+EVENTS = PREFIX + "events:"
+QUEUE = PREFIX + "queue:"
+BATCH = ":batch"
+DELAYED = PREFIX + "delayed:"
+STARTING = PREFIX + "starting:"
+RUNNING = PREFIX + "running:"
+BUSY = PREFIX + "busy:"
+BLOCKED = PREFIX + "blocked:"
+WORKERS = PREFIX + "workers:"
+ALIVE = PREFIX + "alive:"
+HELD = PREFIX + "held:"
+WAKE = PREFIX + "wake:"
+DEAD = PREFIX + "dead:"
+STATS = PREFIX + "stats:"
+JOBS = PREFIX + "jobs"
+FINISHED = PREFIX + "finished"
+SEQUENCE = PREFIX + "sequence"
+IDEMPOTENCY = PREFIX + "idempotency:"
+TICK = PREFIX + "tick"
+
+
+def queue(model: str, lane: str = "normal") -> str:
+    """The queue of a model's lane; for the normal lane this is also the Celery queue's name."""
+    return QUEUE + model + (BATCH if lane == "batch" else "")
+
+
+def model_of_queue(name: str) -> str | None:
+    """The model whose queue has this name, or None if it is no job queue of ours."""
+    if not name.startswith(QUEUE) or name.endswith(BATCH):
+        return None
+    return name.removeprefix(QUEUE)
+
+
+def events(job_id: str) -> str:
+    """A job's event stream, and the channel that announces its events."""
+    return EVENTS + job_id
+
+
+def wake(model: str) -> str:
+    """The stream that idle workers of a model wait on."""
+    return WAKE + model
+
+
+def lua_constants() -> str:
+    """All names above as Lua locals, one line, put before each script."""
+    names = [name for name in globals() if name.isupper() and name != "PREFIX"]
+    return "local " + ", ".join(names) + " = " + ", ".join(repr(globals()[name]) for name in names) + "\n"

@@ -1,0 +1,178 @@
+-- Put before every script, after the key names of keys.py. ARGV[1] is always `now` (Unix seconds; '' = Redis's TIME).
+-- Keys are composed here: nowserving refuses cluster mode, the one thing that needs them declared.
+local function clock()
+  if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+local now = clock()
+
+-- A full Redis (noeviction) judges a script by its first write. A write that can only free memory lets the rest
+-- through, so that running jobs can finish. Every script that changes something but enqueue begins with it.
+local function even_if_full() redis.call('HDEL', SEQUENCE .. ':none', '-') end
+
+local function stamp(seconds) return string.format('%.6f', seconds) end
+
+local FIELDS = {'v', 'model', 'status', 'lane', 'sequence', 'tokens', 'claim', 'worker', 'taken_at', 'started_at',
+  'ran_seconds', 'retain_seconds', 'start_by', 'attempt', 'charged', 'begun', 'takes', 'generated', 'prompt_tokens',
+  'finished_by'}
+
+-- The fields that decide, or nil where there is no record or a malformed one.
+local function read(id)
+  local reply = redis.pcall('HMGET', JOB .. id, unpack(FIELDS))
+  if reply.err then return nil end
+  local job = {}
+  for i, name in ipairs(FIELDS) do
+    if reply[i] then job[name] = reply[i] end
+  end
+  for _, name in ipairs({'v', 'sequence', 'tokens', 'retain_seconds'}) do
+    job[name] = tonumber(job[name])
+    if not job[name] then return nil end
+  end
+  if not job.model or not job.status then return nil end
+  for _, name in ipairs({'attempt', 'takes', 'generated', 'ran_seconds', 'taken_at'}) do
+    job[name] = tonumber(job[name]) or 0
+  end
+  job.queue = QUEUE .. job.model .. (job.lane == 'batch' and BATCH or '')
+  return job
+end
+
+local function emit(id, kind, ...)
+  redis.call('XADD', EVENTS .. id, '*', 'type', kind, 'at', stamp(now), ...)
+  redis.call('PUBLISH', EVENTS .. id, kind)
+end
+
+local function wake(model) redis.call('XADD', WAKE .. model, 'MAXLEN', 1, '*', 'look', '1') end
+
+local function problem(code, message, retryable)
+  return cjson.encode({code = code, message = message, retryable = retryable})
+end
+
+-- A member of a queue that is no job of ours is kept with its reason, and never looked at again.
+local function set_aside(model, key, id, why)
+  redis.call('ZREM', key, id)
+  redis.call('HSET', DEAD .. model, id, why)
+end
+
+-- Takes a job out of every place where it could wait.
+local function unqueue(id, job)
+  redis.call('ZREM', job.queue, id)
+  redis.call('ZREM', DELAYED .. job.model, id)
+  redis.call('ZREM', STARTING .. job.model, id)
+end
+
+-- Ends a claim: from here on no write that carries it has effect.
+local function unclaim(id, job)
+  redis.call('ZREM', RUNNING .. job.model, id)
+  redis.call('HDEL', HELD .. job.worker, job.claim)
+  if redis.call('HEXISTS', BUSY .. job.model, job.worker) == 1 then
+    local jobs = redis.call('HLEN', HELD .. job.worker)
+    if jobs > 0 then
+      redis.call('HSET', BUSY .. job.model, job.worker, jobs)
+    else
+      redis.call('HDEL', BUSY .. job.model, job.worker)
+    end
+  end
+  job.ran_seconds = job.ran_seconds + math.max(0, now - job.taken_at)
+  redis.call('HSET', JOB .. id, 'ran_seconds', stamp(job.ran_seconds))
+  redis.call('HDEL', JOB .. id, 'claim', 'taken_at')
+end
+
+-- The engine has begun the job's prefill: one charge a claim.
+local function start(id, job, prompt_tokens)
+  if job.begun == job.claim then return end
+  job.attempt, job.charged, job.begun = job.attempt + 1, '1', job.claim
+  redis.call('HSET', JOB .. id, 'begun', job.claim, 'charged', '1', 'attempt', job.attempt, 'prompt_tokens',
+    prompt_tokens)
+  emit(id, 'started', 'attempt', job.attempt, 'worker', job.worker)
+end
+
+-- Takes back the attempt that this claim was charged, if it was.
+local function refund(id, job)
+  if job.charged == '1' then redis.call('HSET', JOB .. id, 'charged', '0', 'attempt', job.attempt - 1) end
+end
+
+-- New tokens go on the stream; the first of a claim shows that the job is no poison.
+local function stream(id, job, first, count, ids, text)
+  redis.call('HSET', JOB .. id, 'generated', first + count)
+  refund(id, job)
+  emit(id, 'token', 'index', first, 'ids', ids, 'text', text)
+end
+
+-- A running job goes back to its old place.
+local function requeue(id, job, cause)
+  unclaim(id, job)
+  redis.call('HSET', JOB .. id, 'status', 'queued')
+  redis.call('HDEL', JOB .. id, 'worker')
+  redis.call('ZADD', job.queue, job.sequence, id)
+  emit(id, 'queued', 'cause', cause)
+  wake(job.model)
+end
+
+-- The one way into a terminal status. `detail` is 'output' or 'error', `json` its value.
+local function close(id, job, status, detail, json)
+  local retain = math.max(1, math.ceil(job.retain_seconds))
+  redis.call('HSET', JOB .. id, 'status', status, 'finished_at', stamp(now), detail, json)
+  emit(id, status, detail, json)
+  redis.call('ZADD', FINISHED, now + retain, id)
+  redis.call('EXPIRE', JOB .. id, retain)
+  redis.call('EXPIRE', EVENTS .. id, retain)
+end
+
+-- What a job that did not come to its end has made so far.
+local function partial_output(id, job, reason)
+  local text = {}
+  for _, entry in ipairs(redis.call('XRANGE', EVENTS .. id, '-', '+')) do
+    local fields = entry[2]
+    for i = 1, #fields, 2 do
+      if fields[i] == 'text' then text[#text + 1] = fields[i + 1] end
+    end
+  end
+  return cjson.encode({text = table.concat(text), finish_reason = reason,
+    usage = {prompt_tokens = tonumber(job.prompt_tokens) or 0, completion_tokens = job.generated}})
+end
+
+-- Everything that time alone brings about for one model, at most 100 jobs of each kind a call.
+local function reap(model, max_attempts)
+  local requeued, failed, expired = 0, 0, 0
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING .. model, '-inf', now, 'LIMIT', 0, 100)) do
+    local job = read(id)
+    if not job or not job.claim or not job.worker then
+      set_aside(model, RUNNING .. model, id, 'a running job without a readable record')
+    elseif job.charged == '1' and job.attempt >= max_attempts then
+      unclaim(id, job)
+      close(id, job, 'failed', 'error', problem('worker_lost',
+        'its worker died ' .. job.attempt .. ' times before a first new token', true))
+      failed = failed + 1
+    else
+      requeue(id, job, 'worker_lost')
+      requeued = requeued + 1
+    end
+  end
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', ALIVE .. model, '-inf', now, 'LIMIT', 0, 100)) do
+    redis.call('ZREM', ALIVE .. model, worker)
+    redis.call('HDEL', WORKERS .. model, worker)
+    redis.call('HDEL', BUSY .. model, worker)
+  end
+  redis.call('ZREMRANGEBYSCORE', BLOCKED .. model, '-inf', now)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED .. model, '-inf', now, 'LIMIT', 0, 100)) do
+    local job = read(id)
+    if not job then
+      set_aside(model, DELAYED .. model, id, 'a delayed job without a readable record')
+    else
+      redis.call('ZREM', DELAYED .. model, id)
+      redis.call('ZADD', job.queue, job.sequence, id)
+      wake(model)
+    end
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', STARTING .. model, '-inf', now, 'LIMIT', 0, 100)) do
+    local job = read(id)
+    redis.call('ZREM', STARTING .. model, id)
+    if job and job.status == 'queued' then
+      unqueue(id, job)
+      close(id, job, 'expired', 'error', problem('expired', 'it could not be started in time', true))
+      expired = expired + 1
+    end
+  end
+  return requeued, failed, expired
+end

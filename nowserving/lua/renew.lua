@@ -1,0 +1,34 @@
+-- A worker's heartbeat: its leases go on, it learns which are lost, and what time has brought about is done.
+-- ARGV: now, model, worker, lease s, draining ('1'|'0'), blocked ('1'|'0'), reap ('1'|'0'), max_attempts,
+--       what it says of itself (JSON), claim, …
+-- Answers: {lost claims, strangers}: a stranger is {claim, id} that Redis holds for this worker and it did not name
+-- Promises: only claims still held are renewed; a draining worker is not busy; a worker that stops is forgotten.
+even_if_full()
+local model, worker, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local unnamed, lost, strangers = {}, {}, {}
+local held = redis.call('HGETALL', HELD .. worker)
+for i = 1, #held, 2 do unnamed[held[i]] = held[i + 1] end
+for i = 10, #ARGV do
+  local claim = ARGV[i]
+  if unnamed[claim] then
+    redis.call('ZADD', RUNNING .. model, 'XX', now + lease, unnamed[claim])
+    unnamed[claim] = nil
+  else
+    lost[#lost + 1] = claim
+  end
+end
+for claim, id in pairs(unnamed) do strangers[#strangers + 1] = {claim, id} end
+if ARGV[5] == '1' or #held == 0 then
+  redis.call('HDEL', BUSY .. model, worker)
+else
+  redis.call('HSET', BUSY .. model, worker, #held / 2)
+end
+if ARGV[6] == '1' then
+  redis.call('ZADD', BLOCKED .. model, now + lease, worker)
+else
+  redis.call('ZREM', BLOCKED .. model, worker)
+end
+redis.call('ZADD', ALIVE .. model, now + lease, worker)
+redis.call('HSET', WORKERS .. model, worker, ARGV[9])
+if ARGV[7] == '1' then reap(model, tonumber(ARGV[8])) end
+return {lost, strangers}

@@ -1,0 +1,80 @@
+"""All settings, read once from the environment (NOWSERVING_…) at a process's start and passed down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nowserving.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Every setting with its unit and default; docs/settings.md is made from this class."""
+
+    model_config = SettingsConfigDict(env_prefix="NOWSERVING_", frozen=True, extra="ignore")
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Where Redis is: redis://, rediss:// or unix://."
+    )
+    host: str = Field("127.0.0.1", description="Address that `nowserving api` and `up` listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port of the API.")
+    data_dir: Path = Field(
+        Path.home() / ".local/share/nowserving", description="Folder of the embedded Redis's data (`nowserving up`)."
+    )
+    cache_dir: Path = Field(Path.home() / ".cache/nowserving", description="Folder of converted models.")
+    models_file: Path | None = Field(None, description="models.toml; without it the built-in SmolLM2 is served.")
+
+    lease_seconds: Annotated[float, Field(ge=0.5, le=600)] = Field(
+        15.0, description="A claim not renewed for so long is lost, and its job is queued again."
+    )
+    drain_seconds: Annotated[float, Field(ge=0, le=86400)] = Field(
+        30.0, description="How long a worker told to stop lets running jobs finish before it hands them back."
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+        3, description="How many attempts may be charged to a job before it is failed with worker_lost."
+    )
+    max_takes: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        100, description="How often a job may be taken at all before it is failed with worker_lost."
+    )
+    max_depth: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="Jobs that may wait for one model; more are refused with 429."
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(1_048_576, description="Largest body of a POST, bytes.")
+    idempotency_seconds: Annotated[int, Field(ge=1)] = Field(86400, description="How long an Idempotency-Key counts.")
+    max_wait_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+        60.0, description="The longest ?wait= or Prefer: wait= that is honoured; longer ones are cut to it."
+    )
+    max_waiters: Annotated[int, Field(ge=1)] = Field(
+        10_000, description="Clients that may wait or stream at once on one API process; more are refused with 503."
+    )
+    memory_probe: str = Field(
+        "auto", description="How a worker measures memory: auto, cuda, host, file:PATH, or package.module:Class."
+    )
+    memory_limit_bytes: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Bytes in use above which a worker's gate closes; by default memory_fraction x total."
+    )
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment. Raises SettingsError naming the variable and what is allowed."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "NOWSERVING_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}={first['input']!r} is not allowed: {first['msg']}") from None
+
+
+def document() -> str:
+    """The table of docs/settings.md."""
+    rows = ["| variable | default | what |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        shown = "none" if default is None else str(default).replace(str(Path.home()), "~")
+        rows.append(f"| `NOWSERVING_{name.upper()}` | `{shown}` | {field.description} |")
+    return "\n".join(rows) + "\n"

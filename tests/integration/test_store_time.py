@@ -1,0 +1,195 @@
+"""The contract of the scripts, on fakeredis and on a real Redis: what time, death and strangers do."""
+
+from __future__ import annotations
+
+import pytest
+
+from nowserving import keys, verb
+from nowserving.errors import (
+    JobNotFoundError,
+    UnsuitableRedisError,
+)
+from nowserving.job import Status
+from nowserving.store import Store, judge
+from tests.board import LEASE, MODEL, at, enqueue, look, queue, reap, renew, taken_id
+
+
+@pytest.fixture(autouse=True)
+def _fixed_clock(store: Store) -> None:
+    store.now = "1000"
+
+
+def test_a_dead_workers_job_is_queued_again_at_its_old_place(store: Store) -> None:
+    first, second = enqueue(store), enqueue(store)
+    assert taken_id(store, "c", worker="dead") == first
+    at(store, LEASE - 1)
+    assert reap(store).requeued == 0
+    at(store, LEASE + 1)
+    assert reap(store).requeued == 1
+    stands = queue(store)
+    assert (stands.depth, stands.running, stands.busy) == (2, 0, 0)
+    assert [taken_id(store, "d"), taken_id(store, "e")] == [first, second]
+
+
+def test_a_job_that_kills_its_worker_too_often_is_failed(store: Store) -> None:
+    job_id = enqueue(store)
+    for i in range(3):
+        at(store, i * (LEASE + 1))
+        assert taken_id(store, f"c{i}", worker=f"w{i}") == job_id
+        store.run(verb.begin(job_id, f"c{i}", 1))
+        at(store, (i + 1) * (LEASE + 1) - 0.5)
+        reap(store)
+    job = look(store, job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+
+
+def test_renew_extends_what_is_held_and_names_the_rest(store: Store) -> None:
+    first, second = enqueue(store), enqueue(store)
+    taken_id(store, "a")
+    taken_id(store, "b")
+    at(store, LEASE - 1)
+    beat = renew(store, "a", "gone")
+    assert beat.lost == ("gone",)
+    assert beat.strangers == (("b", second),)
+    at(store, LEASE + 1)
+    assert reap(store).requeued == 1
+    assert (look(store, first).status, look(store, second).status) == (Status.RUNNING, Status.QUEUED)
+
+
+def test_a_worker_is_busy_blocked_and_alive_as_it_says(store: Store) -> None:
+    enqueue(store)
+    taken_id(store, "a")
+    renew(store, "a", blocked=True)
+    stands = queue(store)
+    assert (stands.busy, stands.blocked) == (1, 1)
+    assert store.run(verb.workers([MODEL])) == [{"name": "w", "model": MODEL, "slots": 1}]
+    renew(store, "a", draining=True)
+    assert (queue(store).busy, queue(store).blocked) == (0, 0)
+    at(store, LEASE + 1)
+    assert store.run(verb.workers([MODEL])) == []
+
+
+def test_a_worker_that_leaves_hands_back_uncharged(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "a")
+    store.run(verb.begin(job_id, "a", 1))
+    renew(store, "a")
+    assert store.run(verb.leave(MODEL, "w")) == 1
+    job = look(store, job_id)
+    assert (job.status, job.attempt) == (Status.QUEUED, 0)
+    assert not [key for key in store.client.scan_iter("*") if "held" in key or "busy" in key or "alive" in key]
+
+
+def test_a_released_job_waits_at_its_place_or_for_its_time(store: Store) -> None:
+    first, second = enqueue(store), enqueue(store)
+    taken_id(store, "a")
+    assert store.run(verb.release(first, "a", "test", tokens=77))
+    assert look(store, first).tokens == 77
+    assert taken_id(store, "b") == first
+    assert store.run(verb.release(first, "b", "test", delay_seconds=5))
+    assert queue(store).delayed == 1
+    assert taken_id(store, "c") == second
+    at(store, 6)
+    reap(store)
+    assert taken_id(store, "d") == first
+
+
+def test_a_job_not_started_in_time_expires(store: Store) -> None:
+    in_tick, in_take = enqueue(store, start_within_seconds=5), enqueue(store, start_within_seconds=8)
+    at(store, 6)
+    assert reap(store).expired == 1
+    assert look(store, in_tick).status is Status.EXPIRED
+    at(store, 9)
+    assert taken_id(store, "a") is None
+    assert look(store, in_take).status is Status.EXPIRED
+
+
+def test_an_ended_job_is_forgotten_after_its_time(store: Store) -> None:
+    job_id = enqueue(store)
+    store.run(verb.cancel(job_id))
+    assert store.client.ttl(keys.JOB + job_id) > 0
+    at(store, 86_401)
+    assert reap(store).forgotten == 1
+    with pytest.raises(JobNotFoundError):
+        look(store, job_id)
+    assert store.run(verb.list_jobs()) == ([], None)
+
+
+def test_no_key_of_an_unfinished_job_expires(store: Store) -> None:
+    enqueue(store, start_within_seconds=60)
+    enqueue(store)
+    taken_id(store, "a")
+    renew(store, "a", blocked=True)
+    assert {key: store.client.ttl(key) for key in store.client.scan_iter("*") if store.client.ttl(key) != -1} == {}
+
+
+def test_the_tick_is_shared(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "a")
+    at(store, LEASE + 1)
+    first = store.run(verb.reap("one", [MODEL], period_seconds=60, max_attempts=3))
+    assert first.requeued == 1
+    assert taken_id(store, "b") == job_id
+    at(store, 2 * LEASE + 2)
+    assert store.run(verb.reap("two", [MODEL], period_seconds=60, max_attempts=3)).requeued == 0
+
+
+@pytest.mark.parametrize("where", ["", ":batch"])
+def test_strangers_in_a_queue_are_set_aside(store: Store, where: str) -> None:
+    key = keys.queue(MODEL) + where
+    store.client.zadd(key, {"job_gone": 1, "nonsense": 2})
+    store.client.set(keys.JOB + "nonsense", "a string, not a hash")
+    job_id = enqueue(store)
+    assert taken_id(store, "a") == job_id
+    assert taken_id(store, "b") is None
+    assert store.client.zcard(key) == 0
+    assert set(store.client.hgetall(keys.DEAD + MODEL)) == {"job_gone", "nonsense"}
+
+
+def test_a_record_of_a_newer_version_stays_queued(store: Store) -> None:
+    newer, job_id = enqueue(store), enqueue(store)
+    store.client.hset(keys.JOB + newer, "v", "99")
+    assert taken_id(store, "a") == job_id
+    assert taken_id(store, "b") is None
+    assert store.client.zscore(keys.queue(MODEL), newer) is not None
+
+
+def test_what_a_queued_job_waits_for_is_shown(store: Store) -> None:
+    enqueue(store, lane="batch")
+    ahead, job_id = enqueue(store), enqueue(store)
+    renew(store, blocked=True)
+    wait = store.run(verb.look(job_id)).wait
+    assert wait is not None
+    assert (wait.position, wait.depth, wait.workers) == (1, 3, ({"slots": 1},))
+    assert store.run(verb.look(ahead)).wait is not None
+
+
+def test_pages_list_every_job_once(store: Store) -> None:
+    ids = [enqueue(store) for _ in range(25)]
+    store.run(verb.cancel(ids[3]))
+    seen: list[str] = []
+    cursor: int | None = None
+    for _ in range(10):
+        page, cursor = store.run(verb.list_jobs(before=cursor, limit=10))
+        seen += [job.id for job in page]
+        if cursor is None:
+            break
+    assert seen == ids[::-1]
+    canceled, _ = store.run(verb.list_jobs(status="canceled"))
+    assert [job.id for job in canceled] == [ids[3]]
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        ({"redis_mode": "cluster"}, "cluster"),
+        ({"maxmemory_policy": "allkeys-lru"}, "allkeys-lru"),
+        ({"maxmemory_policy": "volatile-ttl"}, "volatile-ttl"),
+    ],
+)
+def test_a_redis_that_could_lose_jobs_is_refused(info: dict[str, str], says: str) -> None:
+    with pytest.raises(UnsuitableRedisError, match=says):
+        judge(info)
+    judge({"redis_mode": "standalone", "maxmemory_policy": "noeviction"})

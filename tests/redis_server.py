@@ -1,0 +1,80 @@
+"""A real Redis server for tests, on a free port, durable as in production; it can be stopped, killed and started again."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import redis
+
+from nowserving.cli.redis_server import find_server
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """One server process with its data in a folder; the port stays the same over restarts."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The running server's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it; returns when it answers."""
+        listen = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [find_server(), *listen, *DURABLE, *self._options], stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + 20
+        while not self._answers():
+            assert self._process.poll() is None, (self._folder / "redis.log").read_text()
+            assert time.monotonic() < until, "redis-server does not answer"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop it as an operator would: SIGTERM."""
+        self._end(kill=False)
+
+    def kill(self) -> None:
+        """Stop it as a crash would: SIGKILL."""
+        self._end(kill=True)
+
+    def flush(self) -> None:
+        """Forget all data."""
+        with redis.Redis(port=self.port) as client:
+            client.flushall()
+
+    def _end(self, kill: bool) -> None:
+        if self._process is None:
+            return
+        if kill:
+            self._process.kill()
+        else:
+            self._process.terminate()
+        self._process.wait(20)
+        self._process = None
+
+    def _answers(self) -> bool:
+        with suppress(redis.RedisError, OSError), redis.Redis(port=self.port, socket_timeout=1) as client:
+            return bool(client.ping())
+        return False

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from nowserving.catalog import load_catalog, parse_catalog
+from nowserving.errors import CatalogError, UnknownModelError
+
+
+def parse(**models: object) -> object:
+    return parse_catalog({"models": models}, "models.toml")
+
+
+def test_without_a_file_the_built_in_model_is_served() -> None:
+    assert load_catalog(None)["smollm2"].source == "builtin:smollm2"
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[models.a]\nengine = "noop"\nslots = 3\n[models.b]\nengine = "my.engines:Mine"\n')
+    catalog = load_catalog(file)
+    assert sorted(catalog) == ["a", "b"]
+    assert catalog["a"].slots == 3
+    with pytest.raises(UnknownModelError, match="there are: a, b"):
+        catalog["c"]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"engine": "vllm"}, r"models\.m\.engine = 'vllm': allowed are"),
+        ({"engine": "noop", "slots": 0}, r"models\.m\.slots = 0: .*greater than or equal to 1"),
+        ({"engine": "noop", "slots": "8"}, r"models\.m\.slots = '8': .*integer"),
+        ({"engine": "noop", "memory_fraction": 1.5}, r"models\.m\.memory_fraction = 1.5: .*less than or equal to 1"),
+        ({"engine": "noop", "surprise": 1}, r"models\.m\.surprise is not a key; allowed are .*slots"),
+        ({"engine": "transformers"}, r"models\.m\.source is missing"),
+        ({"engine": "noop", "name": "x"}, r"models\.m\.name is given"),
+        (7, r"models\.m must be a table"),
+    ],
+)
+def test_a_wrong_table_is_named(table: object, says: str) -> None:
+    with pytest.raises(CatalogError, match=says):
+        parse(m=table)
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "a b", "a:b", "-a", "x" * 65])
+def test_a_wrong_name_is_refused(name: str) -> None:
+    with pytest.raises(CatalogError, match="model name"):
+        parse(**{name: {"engine": "noop"}})
+
+
+@pytest.mark.parametrize("document", [{}, {"models": {}}, {"models": 1}, {"models": {"a": {}}, "other": {}}])
+def test_anything_but_models_is_refused(document: dict[str, object]) -> None:
+    with pytest.raises(CatalogError, match=r"\[models\.NAME\]"):
+        parse_catalog(document, "models.toml")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="cannot be read"):
+        load_catalog(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[models")
+    with pytest.raises(CatalogError, match="is not TOML"):
+        load_catalog(tmp_path / "bad.toml")

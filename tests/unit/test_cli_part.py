@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from nowserving.cli.part import EX_CONFIG, LONGEST_PAUSE_SECONDS, Restarts
+from nowserving.cli.process import describe_exit
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    restarts = Restarts(ready=True)
+    pauses = [restarts.note_death(1, lived_seconds=0) for _ in range(9)]
+    assert pauses[:4] == [0.5, 1, 2, 4]
+    assert pauses[-1] == LONGEST_PAUSE_SECONDS
+
+
+def test_a_calm_life_forgives_earlier_deaths() -> None:
+    restarts = Restarts(ready=True, deaths=6)
+    assert restarts.note_death(1, lived_seconds=60) == 0.5
+
+
+def test_what_was_never_ready_is_given_up_at_its_third_death() -> None:
+    restarts = Restarts()
+    assert [restarts.note_death(1, lived_seconds=1) for _ in range(3)] == [0.5, 1, None]
+
+
+def test_what_was_ready_once_is_never_given_up() -> None:
+    restarts = Restarts(ready=True)
+    assert None not in [restarts.note_death(-9, lived_seconds=1) for _ in range(50)]
+
+
+def test_a_wrong_configuration_is_given_up_at_once() -> None:
+    assert Restarts(ready=True).note_death(EX_CONFIG, lived_seconds=1000) is None
+
+
+def test_exits_are_said_in_words() -> None:
+    assert describe_exit(3) == "ended with exit code 3"
+    assert describe_exit(-9) == "was ended by SIGKILL"
+    assert describe_exit(-99) == "was ended by signal 99"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from nowserving import __version__
+from nowserving.cli import app
+from nowserving.cli.submit import parse_messages, parse_metadata
+
+runner = CliRunner()
+
+
+def test_messages_are_read_and_the_prompt_comes_last() -> None:
+    assert parse_messages(["system:Be brief: always.", "user:Hi"], "And?") == [
+        {"role": "system", "content": "Be brief: always."},
+        {"role": "user", "content": "Hi"},
+        {"role": "user", "content": "And?"},
+    ]
+
+
+@pytest.mark.parametrize("text", ["hello", "robot:hello", ":hello"])
+def test_a_message_without_a_known_role_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="ROLE:TEXT"):
+        parse_messages([text])
+
+
+def test_metadata_is_read_and_checked() -> None:
+    assert parse_metadata(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    with pytest.raises(typer.BadParameter, match="KEY=VALUE"):
+        parse_metadata(["novalue"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit"],
+        ["submit", "smollm2"],
+        ["submit", "smollm2", "hello", "--message", "user:hello"],
+        ["submit", "smollm2", "hello", "--wait", "--stream"],
+        ["submit", "smollm2", "hello", "--max-new-tokens", "many"],
+        ["job"],
+        ["jobs", "--status", "lost"],
+        ["no-such-command"],
+        ["worker", "no-such-model"],
+        ["submit", "smollm2", "hello", "--url", "127.0.0.1:1"],
+    ],
+)
+def test_wrong_usage_ends_with_2_and_no_traceback(arguments: list[str]) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_the_version_is_printed() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"nowserving {__version__}\n")
+
+
+def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOWSERVING_PORT", "many")
+    result = runner.invoke(app, ["up"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("nowserving: NOWSERVING_PORT='many' is not allowed")
+    assert result.stderr.count("\n") == 1

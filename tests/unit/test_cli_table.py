@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from nowserving.cli.table import draw_job, draw_jobs, draw_queues, explain_wait, run_seconds, shorten
+from nowserving.client import Job
+
+ANSWER: dict[str, Any] = {
+    "id": "job_01k0000000000000000000000a",
+    "model": "smollm2",
+    "status": "succeeded",
+    "attempt": 1,
+    "created_at": "2026-01-01T00:00:00.000Z",
+    "started_at": "2026-01-01T00:00:01.000Z",
+    "finished_at": "2026-01-01T00:00:03.500Z",
+    "output": {"text": "Paris.", "finish_reason": "stop", "usage": {"prompt_tokens": 5, "completion_tokens": 2}},
+    "a field of a later version": 1,
+}
+
+
+def rendered(table: object) -> str:
+    with StringIO() as file:
+        Console(width=160, file=file).print(table)
+        return file.getvalue()
+
+
+def test_a_job_shows_its_text_and_how_long_it_ran() -> None:
+    job = Job.from_answer(ANSWER)
+    assert run_seconds(job) == 2.5
+    shown = rendered(draw_job(job))
+    assert "Paris." in shown
+    assert "2.5 s" in shown
+    assert "5 in, 2 out (stop)" in shown
+
+
+def test_a_failed_job_shows_its_error_not_markup() -> None:
+    failure = {"status": "failed", "output": None, "error": {"code": "too_large", "message": "[bold]9 > 8[/]"}}
+    assert "too_large: [bold]9 > 8[/]" in rendered(draw_job(Job.from_answer({**ANSWER, **failure})))
+
+
+def test_a_list_shows_texts_as_they_are() -> None:
+    job = Job.from_answer({**ANSWER, "output": {"text": "[red]a\nb[/red]"}})
+    assert "[red]a b[/red]" in rendered(draw_jobs([job]))
+
+
+def test_queues_show_their_counts() -> None:
+    shown = rendered(draw_queues([{"model": "smollm2", "depth": 7, "running": 4, "oldest_wait_seconds": 12.3}]))
+    assert shown.splitlines()[1].split() == ["smollm2", "7", "4", "12", "s"]
+
+
+@pytest.mark.parametrize(
+    ("queue", "words"),
+    [
+        ({}, ""),
+        ({"position": 2, "depth": 5}, "2 before it"),
+        ({"position": 0, "reason": "slots", "explanation": "all slots are taken"}, "next, all slots are taken"),
+        ({"reason": "a new reason"}, "a new reason"),
+        ({"position": 1, "depth": 9, "estimated_wait_seconds": 3.6}, "1 before it, about 4 s"),
+    ],
+)
+def test_a_wait_is_explained_by_what_is_known(queue: dict[str, Any], words: str) -> None:
+    assert explain_wait(queue) == words
+
+
+def test_long_texts_become_one_short_line() -> None:
+    assert shorten("a\n b", 5) == "a b"
+    assert shorten("abcdefgh", 5) == "abcd…"

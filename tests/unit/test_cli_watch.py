@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from nowserving.cli.demo import changes
+from nowserving.cli.watch import Watched, describe, draw
+from nowserving.client import JobEvent
+from nowserving.job import Status
+
+
+def token(*ids: int, text: str = "") -> JobEvent:
+    return JobEvent("1-0", "token", {"ids": list(ids), "text": text})
+
+
+def test_tokens_are_counted_and_texts_joined() -> None:
+    watched = Watched(1, "hello")
+    watched.note(JobEvent("0-1", "started", {}), 10.0)
+    watched.note(token(1, text="a"), 11.0)
+    assert watched.tokens_per_second is None
+    watched.note(token(2, 3, 4, text="b"), 13.0)
+    assert (watched.status, watched.tokens, watched.text) == (Status.RUNNING, 4, "ab")
+    assert watched.tokens_per_second == 1.5
+
+
+def test_a_job_handed_back_is_queued_again() -> None:
+    watched = Watched(1, "hello", status=Status.RUNNING)
+    watched.note(JobEvent("0-1", "queued", {}), 1.0)
+    assert watched.status is Status.QUEUED
+
+
+def test_a_failure_shows_why() -> None:
+    watched = Watched(1, "hello", ended=True)
+    watched.note(JobEvent("0-1", "failed", {"error": {"code": "timeout", "message": "too slow"}}), 1.0)
+    assert describe(watched) == "1 failed: timeout: too slow"
+    assert draw([watched]).row_count == 1
+
+
+def test_lines_are_printed_only_when_they_change() -> None:
+    watched = Watched(1, "hello", wait="all slots are taken")
+    printed: dict[int, str] = {}
+    assert changes(printed, [watched]) == ["1 queued: all slots are taken"]
+    assert changes(printed, [watched]) == []
+    watched.note(JobEvent("0-1", "started", {}), 1.0)
+    assert changes(printed, [watched]) == ["1 running"]
+    watched.note(token(1), 2.0)
+    assert changes(printed, [watched]) == []

@@ -1,0 +1,78 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.gate import Closed, Reading, decide, most_tokens
+
+OPEN = Reading(
+    draining=False,
+    engine_alive=True,
+    slots=4,
+    running=(),
+    unallocated=(),
+    used_bytes=0,
+    limit_bytes=10_000,
+    budget_bytes=10_000,
+    context_tokens=100,
+)
+
+
+def cost(tokens: Sequence[int]) -> int:
+    return 10 * sum(tokens)
+
+
+def test_an_idle_worker_may_take_a_job_of_its_whole_context() -> None:
+    verdict = decide(OPEN, cost)
+    assert verdict.closed is None
+    assert verdict.headroom == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"draining": True, "engine_alive": False}, Closed.DRAINING),
+        ({"engine_alive": False, "running": (1, 1, 1, 1)}, Closed.ENGINE),
+        ({"running": (1, 1, 1, 1), "used_bytes": 10_000}, Closed.SLOTS),
+        ({"used_bytes": 10_000, "budget_bytes": 0}, Closed.GPU_MEMORY),
+        ({"used_bytes": 9_999}, Closed.GPU_MEMORY),
+        ({"budget_bytes": 500, "running": (50,)}, Closed.LEDGER),
+    ],
+)
+def test_a_closed_gate_says_what_must_change_first(change: dict[str, object], reason: Closed) -> None:
+    assert decide(replace(OPEN, **change), cost).closed is reason  # type: ignore[arg-type]
+
+
+def test_what_is_scarcer_bounds_the_headroom() -> None:
+    by_ledger = decide(replace(OPEN, budget_bytes=800, running=(50,)), cost)
+    assert (by_ledger.headroom, by_ledger.scarce) == (30, Closed.LEDGER)
+    by_memory = decide(replace(OPEN, used_bytes=9_800), cost)
+    assert (by_memory.headroom, by_memory.scarce) == (20, Closed.GPU_MEMORY)
+
+
+def test_memory_promised_but_not_yet_visible_is_counted() -> None:
+    verdict = decide(replace(OPEN, used_bytes=9_000, running=(60,), unallocated=(60,)), cost)
+    assert verdict.headroom == 40
+
+
+@given(
+    st.lists(st.integers(0, 200), max_size=8),
+    st.integers(0, 20_000),
+    st.integers(1, 500),
+)
+def test_the_most_tokens_is_the_largest_that_fits(running: list[int], room: int, context: int) -> None:
+    most = most_tokens(cost, running, room, context)
+    assert 0 <= most <= context
+    assert most == 0 or cost((*running, most)) <= room
+    assert most == context or cost((*running, most + 1)) > room
+
+
+@given(st.integers(0, 12_000), st.integers(0, 12_000), st.lists(st.integers(1, 100), max_size=6))
+def test_whatever_fits_the_headroom_keeps_both_bounds(used: int, budget: int, running: list[int]) -> None:
+    reading = replace(OPEN, used_bytes=used, budget_bytes=budget, running=tuple(running), slots=8)
+    verdict = decide(reading, cost)
+    if verdict.closed is None:
+        assert cost((*running, verdict.headroom)) <= budget
+        assert cost((verdict.headroom,)) <= reading.limit_bytes - used

@@ -1,0 +1,42 @@
+from workers.engines.engine import Ended, FinishReason
+from workers.inbox import Inbox
+
+END = Ended(FinishReason.STOP, "ab", 1, 2)
+
+
+def test_the_first_token_is_passed_on_at_once() -> None:
+    inbox = Inbox(made=0)
+    inbox.begun(3)
+    assert inbox.next().begun == 3
+    inbox.tokens(0, [7], "a")
+    batch = inbox.next()
+    assert (batch.begun, batch.index, batch.ids, batch.text, batch.ended) == (None, 0, (7,), "a", None)
+
+
+def test_indexes_go_on_where_the_checkpoint_ends() -> None:
+    inbox = Inbox(made=5)
+    inbox.tokens(5, [1, 2], "x")
+    assert inbox.next().index == 5
+    inbox.tokens(7, [3], "y")
+    inbox.ended(END)
+    assert inbox.next().index == 7
+
+
+def test_the_end_takes_all_that_is_left_along() -> None:
+    inbox = Inbox(made=0)
+    inbox.begun(1)
+    inbox.tokens(0, [1], "a")
+    inbox.tokens(1, [], "b")
+    inbox.ended(END)
+    batch = inbox.next()
+    assert (batch.ids, batch.text, batch.ended) == ((1,), "ab", END)
+
+
+def test_text_without_a_token_waits_for_one() -> None:
+    inbox = Inbox(made=0)
+    inbox.tokens(0, [], "late")
+    inbox.begun(1)
+    assert inbox.next().ids == ()
+    inbox.tokens(0, [4], "!")
+    batch = inbox.next()
+    assert (batch.ids, batch.text) == ((4,), "late!")

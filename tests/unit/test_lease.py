@@ -1,0 +1,81 @@
+import pytest
+
+from nowserving.answer import Taken
+from nowserving.errors import ClaimLostError
+from workers.lease import Lease, Leases
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def leases(clock: Clock) -> Leases:
+    return Leases(10.0, clock)
+
+
+def taken(leases: Leases, claim: str) -> Lease:
+    lease = leases.add(claim)
+    leases.fill(lease, Taken(f"job_{claim}", {"tokens": "5"}))
+    return lease
+
+
+def test_a_claim_is_begun_once(leases: Leases) -> None:
+    taken(leases, "a")
+    assert leases.begin("a").job_id == "job_a"
+    with pytest.raises(ClaimLostError):
+        leases.begin("a")
+
+
+@pytest.mark.parametrize("claim", ["unknown", "a"])
+def test_an_unknown_or_lost_claim_is_refused(leases: Leases, claim: str) -> None:
+    taken(leases, "a")
+    leases.lose(["a"])
+    with pytest.raises(ClaimLostError):
+        leases.begin(claim)
+
+
+def test_a_lease_ends_by_its_own_clock(leases: Leases, clock: Clock) -> None:
+    stopped: list[str] = []
+    one, other = taken(leases, "one"), taken(leases, "other")
+    one.stop, other.stop = (lambda: stopped.append("one")), (lambda: stopped.append("other"))
+    clock.now += 9
+    leases.renewed(["other"], sent_at=clock.now)
+    clock.now += 1
+    leases.lose_expired()
+    leases.lose_expired()
+    assert stopped == ["one"]
+    assert one.lost.is_set()
+    assert not other.lost.is_set()
+
+
+def test_a_claim_whose_take_is_under_way_is_named_but_no_job(leases: Leases, clock: Clock) -> None:
+    leases.add("a")
+    clock.now += 1000
+    leases.lose_expired()
+    assert [lease.claim for lease in leases.all()] == ["a"]
+    assert leases.jobs() == []
+
+
+def test_a_job_that_no_task_begins_is_stale(leases: Leases, clock: Clock) -> None:
+    taken(leases, "a")
+    taken(leases, "b")
+    leases.begin("b")
+    clock.now += 6
+    assert [lease.claim for lease in leases.stale(5)] == ["a"]
+
+
+def test_a_dropped_claim_is_forgotten(leases: Leases) -> None:
+    taken(leases, "a")
+    leases.drop("a")
+    leases.drop("a")
+    assert leases.all() == []

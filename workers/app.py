@@ -1,0 +1,153 @@
+"""The Celery app: `celery -A workers.app worker -Q nowserving:queue:MODEL`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.worker import state
+from celery.worker.consumer import Consumer
+
+from nowserving import keys
+from nowserving.catalog import Catalog, load_catalog
+from nowserving.errors import ClaimLostError, NowservingError
+from nowserving.settings import Settings, load_settings
+from workers import transport
+from workers.lease import Lease
+from workers.worker import Worker
+
+log = logging.getLogger("nowserving.worker")
+
+EX_CONFIG = 78
+"""sysexits.h: a restart will not help."""
+
+
+def read_configuration() -> tuple[Settings, Catalog]:
+    """Settings and catalog, or the end of the process with one sentence."""
+    try:
+        settings = load_settings()
+        return settings, load_catalog(settings.models_file)
+    except NowservingError as error:
+        sys.exit(f"nowserving: {error.message}")
+
+
+settings, catalog = read_configuration()
+
+app = Celery("nowserving")
+app.conf.update(
+    broker_url=settings.redis_url.get_secret_value(),
+    broker_transport="workers.transport:Transport",
+    broker_transport_options={
+        "max_depth": settings.max_depth,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+    },
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    accept_content=["json"],
+    task_ignore_result=True,
+    worker_pool="threads",
+    worker_prefetch_multiplier=1,
+    # The taker, not the broker connection, decides how many jobs run: a reconnect changes nothing.
+    worker_enable_prefetch_count_reduction=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=True,
+)
+
+_worker: Worker | None = None
+
+
+@app.task(name=transport.TASK)
+def generate(job_id: str, claim: str) -> str:
+    """Run a job that this worker has taken; without a valid claim of this worker it refuses."""
+    if _worker is None:
+        raise ClaimLostError("this process takes no jobs")
+    return _worker.generation.run(job_id, claim)
+
+
+@signals.celeryd_init.connect
+def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
+    """Read the model from -Q, before Celery builds its pool: slots = threads."""
+    global _worker
+    named = options.get("queues") or []
+    queues = named.split(",") if isinstance(named, str) else list(named)
+    models = [model for model in map(keys.model_of_queue, queues) if model]
+    try:
+        if len(models) != 1:
+            known = ", ".join(keys.queue(name) for name in catalog)
+            raise NowservingError(f"a worker serves one model: -Q must name one of {known}")
+        _worker = Worker(settings, catalog[models[0]])
+    except NowservingError as error:
+        sys.stderr.write(f"nowserving: {error.message}\n")
+        sys.exit(EX_CONFIG)
+    conf.worker_concurrency = _worker.model.slots
+
+
+@signals.after_setup_logger.connect
+def quiet(**_: Any) -> None:
+    """Celery's two log lines a task say nothing that the job does not."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("workers").setLevel(logging.INFO)
+
+
+@signals.worker_ready.connect
+def start(sender: Consumer, **_: Any) -> None:
+    """Celery's loop is up: begin to take. Sent again after each reconnect."""
+    worker = _worker
+    if worker is None:
+        return
+
+    def hand_over(lease: Lease) -> None:
+        sender.hub.call_soon(_deliver, sender, worker, lease)
+
+    def give_up(sentence: str) -> None:
+        log.critical(sentence)
+        state.should_stop = EX_CONFIG
+        sender.hub.call_soon(lambda: None)
+
+    worker.start(hand_over, give_up)
+
+
+def _deliver(consumer: Consumer, worker: Worker, lease: Lease) -> None:
+    queue = keys.queue(worker.model.name)
+    try:
+        message = transport.envelope(queue, lease.job_id, lease.claim)
+        delivered = transport.deliver(consumer.connection.transport, queue, message)
+    except Exception:
+        # An exception here would end Celery's loop.
+        log.exception("%s could not be handed to Celery", lease.job_id)
+        delivered = False
+    if not delivered:
+        worker.give_back(lease)
+
+
+@signals.worker_shutting_down.connect
+def drain(**_: Any) -> None:
+    """A signal. Celery's loop is about to stop: the drain has a thread of its own."""
+    if _worker is not None:
+        threading.Thread(target=_worker.drain, name="drain", daemon=True).start()
+
+
+class Drain(bootsteps.StartStopStep):
+    """Drains before Celery waits for its pool, however the worker was told to stop (a remote `shutdown`, too)."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def stop(self, worker: Any) -> None:
+        """Celery calls it with its WorkController."""
+        if _worker is not None:
+            _worker.drain()
+
+
+app.steps["worker"].add(Drain)
+
+
+@signals.worker_shutdown.connect
+def close(**_: Any) -> None:
+    """The pool has stopped: no job runs any more."""
+    if _worker is not None:
+        _worker.close()

@@ -1,0 +1,1 @@
+"""Engines: what makes tokens. Each owns its model in one thread."""

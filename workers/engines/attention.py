@@ -1,0 +1,206 @@
+"""Attention over a packed step: the new tokens of many jobs in one row, each attending to its own job's cache.
+
+The model calls it through transformers' attention interface, which makes no mask for a name it does not know. No token
+is ever padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from nowserving.errors import EngineError
+from workers.engines.cache import JobCache, LayerShape
+
+NAME = "nowserving_packed"
+
+
+class Attention(Protocol):
+    """What is done where the model attends; passed to the model's forward as the keyword `packed`."""
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Query [1, heads, tokens, dim], key and value [1, kv_heads, tokens, dim] to [1, tokens, heads, dim]."""
+
+
+def _dispatch(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packed: Attention | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    layer = getattr(module, "layer_idx", None)
+    if packed is None or not isinstance(layer, int):
+        raise EngineError(f"{type(module).__name__} does not attend in a way this engine knows")
+    return packed.attend(layer, query, key, value, scaling, sliding_window, softcap), None
+
+
+AttentionInterface.register(NAME, _dispatch)
+
+
+class ShapeTracer:
+    """Notes what each layer keeps, and attends to nothing but the tokens given."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerShape] = {}
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """See Attention."""
+        self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3], window)
+        return value.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(1, 2)
+
+
+class Segment:
+    """One job's part of a step: its next `ids`, the first of which is token `start` of the job."""
+
+    __slots__ = ("_masks", "cache", "ids", "start")
+
+    def __init__(self, cache: JobCache, start: int, ids: Sequence[int]) -> None:
+        self.cache, self.start, self.ids = cache, start, ids
+        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
+
+    @property
+    def end(self) -> int:
+        """Tokens of the job that are cached after the step."""
+        return self.start + len(self.ids)
+
+    def mask(self, slots: int, window: int | None, device: torch.device) -> torch.Tensor:
+        """Which of the ring's slots (or the first `end` of them) each new token may see: booleans [new, slots].
+
+        Slot `s` holds the latest token whose number modulo `slots` is `s`. Made once a step for all equal layers.
+        """
+        made = self._masks.get((slots, window))
+        if made is None:
+            here = torch.arange(min(slots, self.end), device=device)
+            holds = self.end - 1 - (self.end - 1 - here) % slots
+            tokens = torch.arange(self.start, self.end, device=device)[:, None]
+            made = holds <= tokens
+            if window is not None:
+                made &= holds > tokens - window
+            self._masks[slots, window] = made
+        return made
+
+
+class PackedAttention:
+    """One step. `segments` lie in the row one after the other."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = segments
+        self._sizes = [len(segment.ids) for segment in segments]
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """See Attention: keeps the new keys and values, then lets each segment attend to its cache."""
+        parts = zip(
+            self._segments,
+            query[0].split(self._sizes, dim=1),
+            key[0].split(self._sizes, dim=1),
+            value[0].split(self._sizes, dim=1),
+            strict=True,
+        )
+        attended = [_attend(part, layer, q, k, v, scale, window, softcap) for part, q, k, v in parts]
+        return torch.cat(attended, dim=1).transpose(0, 1)[None]
+
+
+def _attend(
+    segment: Segment,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Query [heads, new, dim] to [heads, new, value_dim]."""
+    keys, values = segment.cache.keys[layer], segment.cache.values[layer]
+    slots, start, end, new = keys.shape[1], segment.start, segment.end, query.shape[1]
+    if end <= slots:
+        keys[:, start:end].copy_(key)
+        values[:, start:end].copy_(value)
+        first = max(0, end - window) if window is not None and new == 1 else 0
+        keys, values = keys[:, first:end], values[:, first:end]
+    else:
+        places = torch.arange(start, end, device=keys.device) % slots
+        keys.index_copy_(1, places, key)
+        values.index_copy_(1, places, value)
+    whole = end <= slots and (window is None or end <= window or new == 1)
+    causal = whole and start == 0 and new > 1
+    mask = None if whole and (causal or new == 1) else segment.mask(slots, window, keys.device)
+    if softcap is not None:
+        mask = segment.mask(slots, window, keys.device) if causal else mask
+        return _attend_softcapped(query, keys, values, scale, softcap, mask)
+    heads, kv_heads, dim = query.shape[0], keys.shape[0], query.shape[2]
+    if keys.is_cuda and mask is None:
+        return scaled_dot_product_attention(
+            query[None], keys[None], values[None], is_causal=causal, scale=scale, enable_gqa=heads != kv_heads
+        )[0]
+    # Heads that share keys become a batch of their own, so that keys are never repeated in memory.
+    groups = heads // kv_heads
+    if new == 1 and mask is None:
+        return scaled_dot_product_attention(
+            query.reshape(1, kv_heads, groups, dim), keys[None], values[None], scale=scale
+        ).view(heads, 1, -1)
+    attended = scaled_dot_product_attention(
+        query.reshape(kv_heads, groups, new, dim),
+        keys[:, None].expand(-1, groups, -1, -1),
+        values[:, None].expand(-1, groups, -1, -1),
+        attn_mask=mask,
+        is_causal=causal,
+        scale=scale,
+    )
+    return attended.reshape(heads, new, -1)
+
+
+def _attend_softcapped(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float | None,
+    softcap: float,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    heads, new, dim = query.shape
+    grouped = query.reshape(keys.shape[0], -1, dim)
+    scores = grouped @ keys.transpose(1, 2) * (dim**-0.5 if scale is None else scale)
+    scores = (scores / softcap).tanh() * softcap
+    scores = scores.view(heads, new, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    shares = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
+    return (shares.view(keys.shape[0], -1, values.shape[1]) @ values).view(heads, new, -1)

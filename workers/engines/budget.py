@@ -1,0 +1,54 @@
+"""How many bytes all jobs' caches may take together: a part of the device, less the weights, less what a step needs."""
+
+from __future__ import annotations
+
+import torch
+
+from nowserving.errors import EngineError
+from workers.engines.attention import Segment
+from workers.engines.cache import MAX_CHUNK_TOKENS, JobCache
+from workers.engines.forward import forward
+from workers.engines.model import LoadedModel
+from workers.memory import CudaProbe, HostProbe, MemoryProbe
+
+SAMPLING_BYTES = 4 + 8 * 6
+"""Of each logit: itself in float32, and the copies in float64 that sampling makes."""
+ACTIVATIONS = 12
+"""Tensors [tokens, hidden] alive at once in a layer, beside three [tokens, intermediate]; measured steps stay below."""
+
+
+def budget_bytes(loaded: LoadedModel, memory_fraction: float, slots: int) -> int:
+    """The budget in bytes of the device the model is on. Raises EngineError if none is left."""
+    cuda = loaded.device.type == "cuda"
+    probe: MemoryProbe = CudaProbe(str(loaded.device)) if cuda else HostProbe()
+    total = probe.read().total_bytes
+    step = step_bytes(loaded, slots)
+    if cuda:
+        step = max(step, _measured_bytes(loaded))
+    budget = int(memory_fraction * total) - loaded.weights_bytes - step
+    if budget <= 0:
+        raise EngineError(
+            f"memory_fraction {memory_fraction} of {total >> 20} MB leaves no room for jobs beside "
+            f"{loaded.weights_bytes >> 20} MB of weights and {step >> 20} MB for a step"
+        )
+    return budget
+
+
+def step_bytes(loaded: LoadedModel, slots: int) -> int:
+    """An upper bound of what one step allocates beside weights and caches."""
+    config = loaded.model.config.get_text_config()
+    tokens = MAX_CHUNK_TOKENS + slots
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    layer = tokens * (ACTIVATIONS * config.hidden_size + 3 * intermediate) * loaded.layout.dtype.itemsize
+    mask = MAX_CHUNK_TOKENS * loaded.context_tokens * (1 + loaded.layout.dtype.itemsize)
+    return layer + mask + slots * loaded.vocabulary * SAMPLING_BYTES
+
+
+@torch.inference_mode()
+def _measured_bytes(loaded: LoadedModel) -> int:
+    tokens = min(MAX_CHUNK_TOKENS, loaded.context_tokens)
+    segment = Segment(JobCache(loaded.layout, tokens), 0, [0] * tokens)
+    torch.cuda.reset_peak_memory_stats(loaded.device)
+    before = torch.cuda.memory_allocated(loaded.device)
+    forward(loaded.model, [segment], [True], loaded.device)
+    return int(torch.cuda.max_memory_allocated(loaded.device)) - before

@@ -1,0 +1,251 @@
+"""The loop that runs one model: between any two steps jobs may join and leave, and no job waits for another's end."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections import deque
+
+import torch
+
+from nowserving.errors import EngineError, OutOfMemoryError, TooLargeError
+from workers.engines.cache import MAX_CHUNK_TOKENS, JobCache
+from workers.engines.engine import FinishReason
+from workers.engines.forward import forward
+from workers.engines.model import LoadedModel
+from workers.engines.pace import Pace
+from workers.engines.row import Row, error_of
+from workers.engines.sampling import pick
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+
+
+class Loop:
+    """`run` belongs to the engine's thread; submit, cancel and close may come from any."""
+
+    def __init__(self, loaded: LoadedModel, slots: int, budget_bytes: int) -> None:
+        self._loaded, self._slots, self._budget_bytes = loaded, slots, budget_bytes
+        self._changed = threading.Condition()
+        self._live: set[Row] = set()
+        self._waiting: deque[Row] = deque()
+        self._running: list[Row] = []
+        self._closing = False
+        self._over: str | None = None
+        self._crowded = False
+        self._pace = Pace()
+        self.steps = 0
+
+    @property
+    def over(self) -> str | None:
+        """Why the loop runs no more; None while it does."""
+        return self._over
+
+    def submit(self, row: Row) -> None:
+        """Let a row wait for its turn. Raises EngineError if the loop is over."""
+        with self._changed:
+            if self._over is not None:
+                raise EngineError(f"the engine is not running: {self._over}")
+            self._live.add(row)
+            self._waiting.append(row)
+            self._changed.notify()
+
+    def cancel(self, job_id: str) -> None:
+        """Mark the rows of this job that are known now: one submitted later is another attempt's."""
+        with self._changed:
+            for row in self._live:
+                row.canceled |= row.job_id == job_id
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Let `run` return before its next step."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Turn until closed. Whatever ends it, every row gets its end."""
+        over, error = "it was closed", None
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    self._sweep()
+                    self._admit()
+                    if self._running:
+                        self._step()
+        except BaseException as cause:
+            log.exception("the engine's loop ends")
+            over = f"{type(cause).__name__}: {cause}"
+            error = EngineError(f"the engine's loop ended: {over}")
+        with self._changed:
+            self._over = over
+            live, self._live = self._live, set()
+            self._waiting.clear()
+            self._running.clear()
+        for row in live:
+            row.end(FinishReason.ERROR if error else FinishReason.CANCELED, error)
+
+    def _wait(self) -> bool:
+        with self._changed:
+            if not (self._waiting or self._running or self._closing):
+                self._changed.wait(IDLE_SECONDS)
+            self.steps += 1
+            return not self._closing
+
+    def _sweep(self) -> None:
+        """End the canceled and the late, waiting or running, and forget all that have ended."""
+        now = time.monotonic()
+        with self._changed:
+            live = list(self._live)
+        for row in live:
+            if row.canceled:
+                row.end(FinishReason.CANCELED)
+            elif now >= row.deadline:
+                row.end(FinishReason.TIMEOUT)
+        self._forget()
+
+    def _forget(self) -> None:
+        running = [row for row in self._running if not row.over]
+        if len(running) < len(self._running) or not running:
+            self._crowded = False
+        self._running = running
+        with self._changed:
+            self._live = {row for row in self._live if not row.over}
+            if any(row.over for row in self._waiting):
+                self._waiting = deque(row for row in self._waiting if not row.over)
+
+    def _admit(self) -> None:
+        """Let rows join, in their order, as long as there are slots and bytes for them."""
+        while self._waiting and len(self._running) < self._slots and not self._crowded:
+            row = self._waiting[0]
+            if not self._fits(row) and self._running:
+                return
+            with self._changed:
+                self._waiting.popleft()
+            self._join(row)
+
+    def _fits(self, row: Row) -> bool:
+        rows = (*self._running, row)
+        return sum(self._loaded.layout.size_bytes(row.tokens - 1) for row in rows) <= self._budget_bytes
+
+    def _join(self, row: Row) -> None:
+        if not self._fits(row):
+            row.fail(TooLargeError(f"its {row.tokens} tokens take more than the {self._budget_bytes} bytes there are"))
+            return
+        failure: EngineError | None = None
+        try:
+            row.replay(self._loaded)
+            if row.over:
+                return
+            row.begin(JobCache(self._loaded.layout, row.tokens - 1))
+        except Exception as cause:
+            failure = _diagnose(cause)
+        if failure and not isinstance(failure, OutOfMemoryError):
+            row.fail(failure)
+            return
+        self._running.append(row)
+        if failure:
+            self._make_room(failure)
+
+    def _plan(self) -> list[tuple[Row, int]]:
+        """Each row with the tokens it runs in this step: all that decode, and prompts as far as the pace allows."""
+        plan, left = [], self._pace.prompt_tokens
+        for row in self._running:
+            tokens = 1 if row.pending == 1 else min(row.pending, left, MAX_CHUNK_TOKENS)
+            if row.pending > 1:
+                left -= tokens
+            if tokens:
+                plan.append((row, tokens))
+        return plan
+
+    def _step(self) -> None:
+        plan = self._plan()
+        began = time.monotonic()
+        failure: EngineError | None = None
+        logits = None
+        try:
+            segments = [row.segment(tokens) for row, tokens in plan]
+            logits = forward(
+                self._loaded.model, segments, [tokens == row.pending for row, tokens in plan], self._loaded.device
+            )
+            picked = _pick(logits, [row for row, tokens in plan if tokens == row.pending])
+        except torch.AcceleratorError:
+            raise  # the device's state is unknown: nothing more can be run in this process
+        except Exception as cause:
+            failure = _diagnose(cause)
+        if isinstance(failure, OutOfMemoryError):
+            self._make_room(failure)
+        elif failure:
+            for row, _ in plan:
+                row.fail(failure)
+        else:
+            self._advance(plan, picked)
+            self._pace.note(sum(tokens for _, tokens in plan), time.monotonic() - began)
+        self._forget()
+
+    def _advance(self, plan: list[tuple[Row, int]], picked: list[int | EngineError]) -> None:
+        finishing = iter(picked)
+        for row, tokens in plan:
+            final = tokens == row.pending
+            row.cached += tokens
+            if final:
+                self._accept(row, next(finishing))
+
+    def _accept(self, row: Row, token: int | EngineError) -> None:
+        if isinstance(token, EngineError):
+            row.fail(token)
+            return
+        try:
+            row.accept(token, self._loaded)
+        except Exception as cause:
+            row.fail(error_of(cause))
+
+    def _make_room(self, failure: EngineError) -> None:
+        """Undo nothing but the newest row: the others' `cached` has not moved, so their step is simply run again.
+
+        Called outside `except`: a bound exception would pin the tensors of the step that failed.
+        """
+        newest = self._running.pop()
+        if self._running:
+            newest.leave()
+            with self._changed:
+                self._waiting.appendleft(newest)
+            self._crowded = True
+            log.warning("out of memory: %s waits until another job ends", newest.job_id)
+        else:
+            newest.fail(failure)
+        gc.collect()
+        if self._loaded.device.type == "cuda":
+            torch.cuda.empty_cache()  # gives fragments back to the driver; it makes no room for more
+
+
+def _pick(logits: torch.Tensor, rows: list[Row]) -> list[int | EngineError]:
+    try:
+        picked = pick(logits, [row.choice for row in rows])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return [_pick_alone(logits[index : index + 1], row) for index, row in enumerate(rows)]
+    return [_not_finite() if token is None else token for token in picked]
+
+
+def _pick_alone(logits: torch.Tensor, row: Row) -> int | EngineError:
+    try:
+        token = pick(logits, [row.choice])[0]
+    except Exception as cause:
+        return error_of(cause)
+    return _not_finite() if token is None else token
+
+
+def _not_finite() -> EngineError:
+    return EngineError("the model's logits for this job are not finite numbers")
+
+
+def _diagnose(cause: Exception) -> EngineError:
+    """What a failed allocation or step means. torch's CPU allocator raises a plain RuntimeError."""
+    if isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(cause):
+        return OutOfMemoryError("the device had no memory left for this job, alone on it")
+    return error_of(cause)

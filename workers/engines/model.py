@@ -1,0 +1,147 @@
+"""Loads a model and its tokenizer, and finds out by running it what its attention keeps of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from nowserving.errors import EngineError
+from nowserving.settings import load_settings
+from workers.engines.attention import NAME, Segment, ShapeTracer
+from workers.engines.builtin import PREFIX, model_folder
+from workers.engines.cache import CacheLayout, JobCache
+from workers.engines.forward import forward, run
+
+Progress = Callable[[str], None]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROBE_TOKENS = 24
+TOLERANCES = {torch.float32: 1e-3}
+LOOSE_TOLERANCE = 0.1
+"""How far logits of the packed way may be from the model's own, as a part of the largest; below float32, loosely."""
+ROPES_BY_LENGTH = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run.
+
+    `template` is transformers' tokenizer, for its chat template alone; `tokenizer` does the rest: nobody changes it, so
+    that several threads may use it.
+    """
+
+    model: Any
+    template: Any
+    tokenizer: Tokenizer
+    device: torch.device
+    layout: CacheLayout
+    context_tokens: int
+    vocabulary: int
+    stop_ids: frozenset[int]
+    weights_bytes: int
+
+
+def load_model(source: str, device: str, dtype: str, progress: Progress) -> LoadedModel:
+    """Load from "builtin:NAME", a folder or a hub id. Raises EngineError in one sentence."""
+    target = _device(device)
+    where = str(model_folder(source, load_settings().cache_dir, progress)) if source.startswith(PREFIX) else source
+    progress(f"loading {source} on {target}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kind: torch.dtype | str = DTYPES.get(dtype, torch.float32 if target.type == "cpu" else "auto")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=kind)
+        model.to(target).eval()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise EngineError(f"model {source!r} cannot be loaded: {_first_line(error)}") from error
+    return adopt_model(model, tokenizer)
+
+
+def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
+    """Take over a model in memory: from then on it runs in this engine alone. Raises EngineError if it cannot."""
+    device = model.device
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise EngineError(f"{type(tokenizer).__name__} is not a tokenizer of the tokenizers library: convert it first")
+    own = Tokenizer.from_str(backend.to_str())
+    own.no_truncation()
+    own.no_padding()
+    config = model.config.get_text_config()
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    layout = _layout(model, config, vocabulary, device)
+    return LoadedModel(
+        model=model,
+        template=tokenizer,
+        tokenizer=own,
+        device=device,
+        layout=layout,
+        context_tokens=_context_tokens(config),
+        vocabulary=vocabulary,
+        stop_ids=_stop_ids(model, tokenizer),
+        weights_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+    )
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()}")
+    return device
+
+
+@torch.inference_mode()
+def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> CacheLayout:
+    """Trace the shapes, then compare two packed steps with the model's own way on the same tokens.
+
+    So a model whose attention does more than ours (a recurrent state, sinks, a bias) is refused, never run wrong.
+    """
+    if model.config._attn_implementation == NAME:
+        model.set_attn_implementation("eager")
+    ids = [(7919 * place + 13) % vocabulary for place in range(PROBE_TOKENS)]
+    own = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
+    model.set_attn_implementation(NAME)
+    tracer = ShapeTracer()
+    try:
+        run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
+        shapes = tuple(tracer.layers[layer] for layer in range(config.num_hidden_layers))
+        layout = CacheLayout(shapes, model.dtype, device)
+        first, second = JobCache(layout, PROBE_TOKENS), JobCache(layout, PROBE_TOKENS)
+        half, last = PROBE_TOKENS // 2, PROBE_TOKENS - 1
+        forward(model, [Segment(first, 0, ids[:half]), Segment(second, 0, ids[:last])], [False, False], device)
+        rest = [Segment(first, half, ids[half:]), Segment(second, last, ids[last:])]
+        ours = forward(model, rest, [True, True], device)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise EngineError(f"{type(model).__name__} is not supported by this engine: {_first_line(error)}") from error
+    apart = ((ours - own).abs().max() / own.abs().max()).item()
+    if not apart <= TOLERANCES.get(model.dtype, LOOSE_TOLERANCE):
+        raise EngineError(
+            f"{type(model).__name__} is not supported by this engine: its logits differ by {apart:.1%} from its own"
+        )
+    return layout
+
+
+def _context_tokens(config: Any) -> int:
+    """Positions the model knows. Where rotary angles change with the longest text of a step, only the first ones do."""
+    context = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ROPES_BY_LENGTH:
+        context = min(context, int(rope.get("original_max_position_embeddings", context)))
+    return context
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    if configured is None:
+        configured = tokenizer.eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset([configured] if isinstance(configured, int) else configured)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0] or repr(error)

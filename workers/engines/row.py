@@ -1,0 +1,137 @@
+"""One job inside the loop: its tokens, how many of them are cached, its text, its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+
+from nowserving.errors import EngineError, NowservingError
+from workers.engines.attention import Segment
+from workers.engines.cache import JobCache
+from workers.engines.engine import Ended, FinishReason, Prepared, Sink
+from workers.engines.model import LoadedModel
+from workers.engines.sampling import Choice
+from workers.engines.text import TextStream
+
+log = logging.getLogger(__name__)
+
+COLDEST = 1e-5
+"""Below this temperature nothing but the likeliest token could be drawn."""
+
+
+class Row:
+    """Made on the caller's thread; all else is the loop's, but `canceled`, which anyone may set."""
+
+    def __init__(self, prepared: Prepared, sink: Sink) -> None:
+        prompt = prepared.prompt
+        self.prepared, self.sink = prepared, sink
+        self.job_id, self.tokens = prompt.job_id, prepared.tokens
+        self.deadline = time.monotonic() + prompt.timeout_seconds
+        self.canceled = False
+        self.over = False
+        self.ids = [*prepared.prompt_ids, *prompt.made]
+        self.cached = 0
+        self.cache: JobCache | None = None
+        self._begun = False
+        self._text: TextStream | None = None
+        seed = prompt.parameters.seed
+        self._seed = _seed_of(self.job_id) if seed is None else seed
+
+    @property
+    def made(self) -> int:
+        """Tokens generated, those of earlier attempts too."""
+        return len(self.ids) - len(self.prepared.prompt_ids)
+
+    @property
+    def pending(self) -> int:
+        """Tokens not yet cached: one for a row that decodes, more for one that prefills."""
+        return len(self.ids) - self.cached
+
+    @property
+    def choice(self) -> Choice:
+        """How the next token is to be picked."""
+        parameters = self.prepared.prompt.parameters
+        temperature = parameters.temperature if parameters.temperature >= COLDEST else 0.0
+        return Choice(temperature, parameters.top_k, parameters.top_p, self._seed, self.made)
+
+    def replay(self, loaded: LoadedModel) -> None:
+        """Take in silence, once, the tokens an earlier attempt has streamed; they may have ended the job already."""
+        if self._text is not None:
+            return
+        prompt = self.prepared.prompt
+        self._text = TextStream(loaded.tokenizer, prompt.parameters.stop)
+        for count, token in enumerate(prompt.made, 1):
+            if reason := self._take(token, count, loaded)[1]:
+                del self.ids[len(self.prepared.prompt_ids) + count :]
+                self.end(reason)
+                return
+
+    def begin(self, cache: JobCache) -> None:
+        """Give it its cache; its prefill begins with the next step."""
+        self.cache, self.cached = cache, 0
+        if not self._begun:
+            self._begun = True
+            self._tell(lambda: self.sink.begun(len(self.prepared.prompt_ids)))
+
+    def leave(self) -> None:
+        """Give up its cache: it will prefill anew, with all that it has made."""
+        self.cache, self.cached = None, 0
+
+    def segment(self, tokens: int) -> Segment:
+        """The next tokens to run."""
+        assert self.cache is not None
+        return Segment(self.cache, self.cached, self.ids[self.cached : self.cached + tokens])
+
+    def accept(self, token: int, loaded: LoadedModel) -> None:
+        """Add the token just picked, stream it, and end if it was the last."""
+        self.ids.append(token)
+        text, reason = self._take(token, self.made, loaded)
+        index = self.made - 1
+        self._tell(lambda: self.sink.tokens(index, (token,), text))
+        if reason:
+            self.end(reason)
+
+    def fail(self, error: NowservingError) -> None:
+        """End it with an error."""
+        self.end(FinishReason.ERROR, error)
+
+    def end(self, reason: FinishReason, error: NowservingError | None = None) -> None:
+        """End it, once."""
+        if self.over:
+            return
+        self.over = True
+        self.leave()
+        text = self._text.text if self._text else ""
+        ended = Ended(reason, text, len(self.prepared.prompt_ids), self.made, error)
+        self._tell(lambda: self.sink.ended(ended))
+
+    def _take(self, token: int, count: int, loaded: LoadedModel) -> tuple[str, FinishReason | None]:
+        """The text that token number `count` releases, and how the job ends with it, if it does."""
+        assert self._text is not None
+        if token in loaded.stop_ids:
+            return self._text.finish(), FinishReason.STOP
+        text, stopped = self._text.feed(token)
+        if stopped:
+            return text, FinishReason.STOP
+        if count < self.prepared.prompt.parameters.max_new_tokens:
+            return text, None
+        return text + self._text.finish(), FinishReason.LENGTH
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:
+            log.exception("the sink of %s failed", self.job_id)
+
+
+def _seed_of(job_id: str) -> int:
+    return int.from_bytes(blake2b(job_id.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def error_of(cause: BaseException) -> EngineError:
+    """Wrap what went wrong with one job, keeping its words but not its traceback, which would pin tensors."""
+    if isinstance(cause, EngineError):
+        return cause
+    return EngineError(f"the engine failed on this job: {type(cause).__name__}: {cause}")

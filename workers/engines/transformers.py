@@ -1,0 +1,159 @@
+"""The default engine: any decoder of transformers whose attention goes through its attention interface."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from nowserving.errors import EngineError, InvalidInputError, TooLargeError
+from workers.engines.budget import budget_bytes
+from workers.engines.engine import Capacity, Health, Prepared, Prompt, Sink
+from workers.engines.loop import Loop
+from workers.engines.model import LoadedModel, adopt_model, load_model
+from workers.engines.row import Row
+
+Progress = Callable[[str], None]
+
+
+class TransformersEngine:
+    """Continuous batching in one thread, which also loads the model.
+
+    In float32 a text is the same alone, batched, joined at any time or resumed; below, rounding may tell them apart.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        slots: int,
+        memory_fraction: float,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | None = None,
+        progress: Progress = lambda step: None,
+    ) -> None:
+        """`source` is "builtin:NAME", a folder or a hub id; `threads` are torch's on the CPU, None its own choice."""
+        self._load: Callable[[], LoadedModel] = lambda: load_model(source, device, dtype, progress)
+        self._slots, self._memory_fraction, self._threads = slots, memory_fraction, threads
+        self._progress = progress
+        self._budget_bytes: int | None = None
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: Loop | None = None
+        self._loaded: LoadedModel | None = None
+        self._capacity: Capacity | None = None
+
+    @classmethod
+    def of(
+        cls, model: Any, tokenizer: Any, *, slots: int, budget_bytes: int, threads: int | None = None
+    ) -> TransformersEngine:
+        """An engine of a model already in memory, with a budget given in bytes. The model is its own from then on."""
+        engine = cls("", slots=slots, memory_fraction=1.0, threads=threads)
+        engine._load = lambda: adopt_model(model, tokenizer)
+        engine._budget_bytes = budget_bytes
+        return engine
+
+    def start(self) -> Capacity:
+        """See Engine."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self.capacity()
+
+    def close(self) -> None:
+        """See Engine."""
+        if self._loop:
+            self._loop.close()
+        if self._thread:
+            self._thread.join()
+
+    def capacity(self) -> Capacity:
+        """See Engine. Raises EngineError before it is started."""
+        if self._capacity is None:
+            raise EngineError("the engine is not started")
+        return self._capacity
+
+    def cost(self, tokens: Sequence[int]) -> int:
+        """See Engine. The last token a job makes is never cached."""
+        layout = self._ready_model().layout
+        return sum(layout.size_bytes(max(1, bound - 1)) for bound in tokens)
+
+    def prepare(self, prompt: Prompt) -> Prepared:
+        """See Engine."""
+        loaded = self._ready_model()
+        ids = encode(loaded, prompt)
+        if not ids:
+            raise InvalidInputError("the prompt has no tokens")
+        if strange := next((token for token in (*ids, *prompt.made) if not 0 <= token < loaded.vocabulary), None):
+            raise InvalidInputError(f"token {strange} is not among the model's {loaded.vocabulary}")
+        new = prompt.parameters.max_new_tokens
+        prepared = Prepared(prompt, ids, len(ids) + new)
+        needs = f"it needs {prepared.tokens} tokens ({len(ids)} prompt + {new} new)"
+        if prepared.tokens > loaded.context_tokens:
+            raise TooLargeError(f"{needs}, the context has {loaded.context_tokens}")
+        available, cost = self.capacity().budget_bytes, self.cost([prepared.tokens])
+        if cost > available:
+            raise TooLargeError(f"{needs}, which take {cost} bytes; {available} are available")
+        return prepared
+
+    def submit(self, prepared: Prepared, sink: Sink) -> None:
+        """See Engine."""
+        if self._loop is None:
+            raise EngineError("the engine is not started")
+        self._loop.submit(Row(prepared, sink))
+
+    def cancel(self, job_id: str) -> None:
+        """See Engine."""
+        if self._loop:
+            self._loop.cancel(job_id)
+
+    def health(self) -> Health:
+        """See Engine."""
+        alive = self._thread is not None and self._thread.is_alive()
+        reason = (self._loop and self._loop.over) or ("" if alive else "it is not started")
+        return Health(alive and not reason, self._loop.steps if self._loop else 0, reason)
+
+    def _ready_model(self) -> LoadedModel:
+        if self._loaded is None:
+            raise EngineError("the engine is not started")
+        return self._loaded
+
+    def _run(self) -> None:
+        try:
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
+            began = time.monotonic()
+            loaded = self._load()
+            budget = self._budget_bytes or budget_bytes(loaded, self._memory_fraction, self._slots)
+            loop = Loop(loaded, self._slots, budget)
+            self._progress(f"loaded in {time.monotonic() - began:.1f} s")
+            self._loaded, self._loop = loaded, loop
+            self._capacity = Capacity(self._slots, loaded.context_tokens, budget)
+        except Exception as error:
+            self._failure = error
+            return
+        finally:
+            self._ready.set()
+        loop.run()
+
+
+def encode(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...]:
+    """Token ids of a prompt as it is, or of messages through the model's chat template. Raises InvalidInputError."""
+    text, bare = prompt.input.prompt, prompt.input.prompt is not None
+    if text is None:
+        messages = [message.model_dump() for message in prompt.input.messages or []]
+        try:
+            text = loaded.template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            raise InvalidInputError(f"the chat template refuses these messages: {error}") from None
+    try:
+        return tuple(loaded.tokenizer.encode(text, add_special_tokens=bare).ids)
+    except Exception as error:
+        raise InvalidInputError(f"the prompt cannot be tokenized: {error}") from None

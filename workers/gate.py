@@ -1,0 +1,83 @@
+"""The gate: may this worker take one more job now, of how many tokens, and if not, why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+Cost = Callable[[Sequence[int]], int]
+"""Jobs' token bounds to the bytes they take together; grows with each."""
+
+
+class Closed(StrEnum):
+    """Why a gate is closed."""
+
+    DRAINING = "draining"
+    ENGINE = "engine"
+    SLOTS = "slots"
+    GPU_MEMORY = "gpu_memory"
+    LEDGER = "ledger"
+
+    @property
+    def by_memory(self) -> bool:
+        """Whether the worker then counts as blocked: another worker would help."""
+        return self in (Closed.GPU_MEMORY, Closed.LEDGER)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that the decision rests on. Bytes are of the device the cache lives on; jobs are given as token bounds."""
+
+    draining: bool
+    engine_alive: bool
+    slots: int
+    running: tuple[int, ...]
+    """Every job taken and not finished."""
+    unallocated: tuple[int, ...]
+    """Those of `running` whose memory the measurement cannot show yet."""
+    used_bytes: int
+    limit_bytes: int
+    budget_bytes: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`closed` is None while the gate is open. A job of up to `headroom` tokens fits; `scarce` bounds it."""
+
+    closed: Closed | None
+    headroom: int = 0
+    scarce: Closed = Closed.LEDGER
+
+
+def decide(reading: Reading, cost: Cost) -> Verdict:
+    """Judge one reading. The order of reasons is that of what must change first."""
+    if reading.draining:
+        return Verdict(Closed.DRAINING)
+    if not reading.engine_alive:
+        return Verdict(Closed.ENGINE)
+    if len(reading.running) >= reading.slots:
+        return Verdict(Closed.SLOTS)
+    measured = reading.limit_bytes - reading.used_bytes
+    if measured <= 0:
+        return Verdict(Closed.GPU_MEMORY, scarce=Closed.GPU_MEMORY)
+    promised_tokens = most_tokens(cost, reading.running, reading.budget_bytes, reading.context_tokens)
+    measured_tokens = most_tokens(cost, reading.unallocated, measured, reading.context_tokens)
+    scarce = Closed.GPU_MEMORY if measured_tokens < promised_tokens else Closed.LEDGER
+    headroom = min(promised_tokens, measured_tokens)
+    return Verdict(None if headroom > 0 else scarce, headroom, scarce)
+
+
+def most_tokens(cost: Cost, running: Sequence[int], room_bytes: int, context_tokens: int) -> int:
+    """The largest job, up to the context, that costs no more than the room when it joins `running` (0: none)."""
+    if cost((*running, context_tokens)) <= room_bytes:
+        return context_tokens
+    fits, too_large = 0, context_tokens
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        if cost((*running, middle)) <= room_bytes:
+            fits = middle
+        else:
+            too_large = middle
+    return fits

@@ -1,0 +1,148 @@
+"""The Celery task: claim, run, finish."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any, TypeVar
+
+from nowserving import verb
+from nowserving.errors import ClaimLostError, EngineError, NowservingError, StoreFullError, StoreUnavailableError
+from nowserving.job import Job, Status
+from nowserving.store import Store
+from workers.engines.engine import Ended, Engine, FinishReason, Prepared, Prompt
+from workers.inbox import Batch, Inbox
+from workers.lease import Lease, Leases
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.1
+LONGEST_RETRY_SECONDS = 2.0
+
+
+class Generation:
+    """Runs the jobs that this worker has taken, each on the thread that calls `run`."""
+
+    def __init__(self, store: Store, leases: Leases, engine: Engine) -> None:
+        self._store, self._leases, self._engine = store, leases, engine
+
+    def run(self, job_id: str, claim: str) -> str:
+        """Bring one taken job to its end and say how. Raises ClaimLostError if the claim is not valid."""
+        lease = self._leases.begin(claim)
+        try:
+            job = Job.from_fields(lease.taken.fields if lease.taken else {})
+            prepared = self._engine.prepare(self._prompt(lease, job))
+            if not self._reserve(lease, prepared):
+                return self._release(lease, "does_not_fit", tokens=prepared.tokens)
+            ended, rest = self._stream(lease, prepared)
+            if lease.handed_back.is_set() and ended.reason is FinishReason.CANCELED:
+                return self._release(lease, "drained")
+            return self._finish(lease, ended, rest)
+        except ClaimLostError:
+            return "lost"
+        except NowservingError as error:
+            return self._fail(lease, error)
+        except Exception as error:
+            log.exception("%s failed", job_id)
+            return self._fail(lease, NowservingError(f"the worker failed on this job: {error!r}"))
+        finally:
+            self._leases.drop(claim)
+
+    def _prompt(self, lease: Lease, job: Job) -> Prompt:
+        made = self._made(lease, job) if job.generated else []
+        return Prompt(job.id, job.input, job.parameters, job.timeout_seconds - job.ran_seconds, tuple(made))
+
+    def _made(self, lease: Lease, job: Job) -> list[int]:
+        """The tokens that readers have seen already: the checkpoint."""
+        made: list[int] = []
+        after = "0"
+        while events := self._patiently(lease, verb.read_events({job.id: after}))[job.id]:
+            for event in events:
+                made.extend(event.data.get("ids", ()))
+            after = events[-1].id
+        return made
+
+    def _reserve(self, lease: Lease, prepared: Prepared) -> bool:
+        """Promise the exact count in place of the bound; False if others leave too little room for it."""
+        others = [other.tokens for other in self._leases.jobs() if other is not lease]
+        fits = prepared.tokens <= lease.tokens or (
+            self._engine.cost((*others, prepared.tokens)) <= self._engine.capacity().budget_bytes
+        )
+        if fits:
+            self._leases.reserve(lease, prepared.tokens)
+        return fits
+
+    def _stream(self, lease: Lease, prepared: Prepared) -> tuple[Ended, Batch]:
+        """Run it on the engine, passing on tokens as they come; the end, and the last tokens not yet passed on."""
+        job_id = lease.job_id
+        inbox = Inbox(len(prepared.prompt.made))
+        lease.stop = lambda: self._engine.cancel(job_id)
+        try:
+            self._engine.submit(prepared, inbox)
+        except EngineError as error:
+            inbox.ended(Ended(FinishReason.ERROR, "", len(prepared.prompt_ids), 0, error))
+        if lease.lost.is_set() or lease.handed_back.is_set():
+            lease.stop()
+        while True:
+            batch = inbox.next()
+            if batch.ended:
+                return batch.ended, batch
+            if not lease.lost.is_set() and batch.begun is not None:
+                self._write(lease, verb.begin(job_id, lease.claim, batch.begun))
+            if not lease.lost.is_set() and batch.ids:
+                self._write(lease, verb.append(job_id, lease.claim, batch.index, batch.ids, batch.text))
+
+    def _write(self, lease: Lease, call: verb.Call[bool]) -> None:
+        """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""
+        try:
+            if not self._patiently(lease, call):
+                self._leases.lose([lease.claim])
+        except ClaimLostError:
+            self._leases.lose([lease.claim])
+
+    def _finish(self, lease: Lease, ended: Ended, rest: Batch) -> str:
+        if lease.lost.is_set():
+            return "lost"
+        if ended.error is not None:
+            if not self._engine.health().alive:
+                return self._release(lease, "engine", refund=False)
+            return self._fail(lease, ended.error)
+        usage = {"prompt_tokens": ended.prompt_tokens, "completion_tokens": ended.completion_tokens}
+        output = {"text": ended.text, "finish_reason": ended.reason.value, "usage": usage}
+        if ended.reason is FinishReason.TIMEOUT:
+            error = {"code": "timeout", "message": "it ran longer than its timeout_seconds", "retryable": False}
+            return self._end(lease, Status.FAILED, error, rest)
+        return self._end(lease, Status.SUCCEEDED, output, rest)
+
+    def _fail(self, lease: Lease, error: NowservingError) -> str:
+        problem = {"code": error.code, "message": error.message, "retryable": error.retryable}
+        return self._end(lease, Status.FAILED, problem, None)
+
+    def _end(self, lease: Lease, status: Status, result: dict[str, Any], rest: Batch | None) -> str:
+        last: dict[str, Any] = {}
+        if rest:
+            last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun}
+        call = verb.finish(lease.job_id, lease.claim, status, result, **last)
+        try:
+            return status.value if self._patiently(lease, call) else "lost"
+        except ClaimLostError:
+            return "lost"
+
+    def _release(self, lease: Lease, cause: str, *, tokens: int | None = None, refund: bool = True) -> str:
+        try:
+            self._patiently(lease, verb.release(lease.job_id, lease.claim, cause, tokens=tokens, refund=refund))
+        except ClaimLostError:
+            return "lost"
+        return cause
+
+    def _patiently(self, lease: Lease, call: verb.Call[T]) -> T:
+        """Send until Redis answers, or the lease ends: then nothing that this claim writes would count."""
+        pause = RETRY_SECONDS
+        while True:
+            try:
+                return self._store.run(call)
+            except (StoreUnavailableError, StoreFullError):
+                if lease.lost.wait(pause * (0.5 + secrets.randbelow(100) / 100)):
+                    raise ClaimLostError(f"{lease.job_id}: the lease ended before Redis answered") from None
+                pause = min(2 * pause, LONGEST_RETRY_SECONDS)

@@ -1,0 +1,116 @@
+"""The heartbeat: a thread that renews the leases, tells how the worker does, and learns what it has lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nowserving import verb
+from nowserving.errors import NowservingError
+from nowserving.store import Store
+from workers.lease import Leases
+
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 0.5
+"""The longest beat while jobs run: a cancel is learnt within it."""
+IDLE_SECONDS = 3.0
+BEATS_A_LEASE = 5
+SHORTEST_SECONDS = 0.05
+HANDOVER_SECONDS = 5.0
+"""A job that no task begins within this is released."""
+
+
+class Heartbeat:
+    """Beats until stopped. `describe` is asked for (draining, blocked, info) before each beat; `progressing` says
+    whether the engine's loop still turns: if not, nothing is renewed, and others get the jobs when the leases end.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        leases: Leases,
+        model: str,
+        worker: str,
+        max_attempts: int,
+        describe: Callable[[], tuple[bool, bool, dict[str, Any]]],
+        progressing: Callable[[], bool],
+    ) -> None:
+        self._store, self._leases = store, leases
+        self._model, self._worker, self._max_attempts = model, worker, max_attempts
+        self._describe, self._progressing = describe, progressing
+        self._kicked, self._stopping = threading.Event(), threading.Event()
+        self._answering_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop beating; returns when the last beat is over."""
+        self._stopping.set()
+        self._kicked.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * self._leases.lease_seconds)
+
+    def kick(self) -> None:
+        """Beat now: something has changed that others should know."""
+        self._kicked.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.beat()
+            except NowservingError as error:
+                self._answering_since = None
+                log.warning("heartbeat failed: %s", error.message)
+            except Exception:
+                log.exception("heartbeat failed")
+            self._leases.lose_expired()
+            time.sleep(SHORTEST_SECONDS)  # a bound on beats that follow kicks
+            longest = BUSY_SECONDS if self._leases.all() else IDLE_SECONDS
+            self._kicked.wait(min(longest, self._leases.lease_seconds / BEATS_A_LEASE))
+            self._kicked.clear()
+
+    def beat(self) -> None:
+        """One renew and what follows from it. Raises StoreUnavailableError."""
+        if not self._progressing():
+            log.error("the engine's loop makes no progress: leases are not renewed")
+            return
+        draining, blocked, info = self._describe()
+        named = [lease.claim for lease in self._leases.all()]
+        held = {lease.claim for lease in self._leases.jobs()}
+        sent_at = time.monotonic()
+        if self._answering_since is None:
+            self._answering_since = sent_at
+        call = verb.renew(
+            self._model,
+            self._worker,
+            named,
+            lease_seconds=self._leases.lease_seconds,
+            draining=draining,
+            blocked=blocked,
+            # Others may have been cut off as we were: they get a lease's time to come back.
+            reap=sent_at - self._answering_since > self._leases.lease_seconds,
+            max_attempts=self._max_attempts,
+            info=info,
+        )
+        beat = self._store.run(call)
+        self._leases.renewed(set(named) - set(beat.lost), sent_at)
+        # A claim named before its take was executed is no loss.
+        self._leases.lose(held.intersection(beat.lost))
+        # A claim added since we named ours is no stranger.
+        known = {lease.claim for lease in self._leases.all()}
+        for claim, job_id in beat.strangers:
+            if claim not in known:
+                log.warning("%s was taken, but the answer was lost: released", job_id)
+                self._store.run(verb.release(job_id, claim, "answer_lost"))
+        for lease in self._leases.stale(HANDOVER_SECONDS):
+            log.warning("%s was begun by no task: released", lease.job_id)
+            lease.lost.set()
+            self._store.run(verb.release(lease.job_id, lease.claim, "not_begun"))
+            self._leases.drop(lease.claim)

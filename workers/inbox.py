@@ -1,0 +1,73 @@
+"""What the engine has made of one job and the task has not yet written to Redis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.engines.engine import Ended
+
+FLUSH_SECONDS = 0.05
+"""The first token is passed on at once, later ones together at most this long after the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tokens `index`, `index + 1`, … with the text that became certain; `begun` holds the prompt's tokens, once."""
+
+    begun: int | None
+    index: int
+    ids: tuple[int, ...]
+    text: str
+    ended: Ended | None
+
+
+class Inbox:
+    """A sink whose engine side never blocks; the task takes from it in batches."""
+
+    def __init__(self, made: int) -> None:
+        self._ready = threading.Condition()
+        self._begun: int | None = None
+        self._index = made
+        self._ids: list[int] = []
+        self._text: list[str] = []
+        self._ended: Ended | None = None
+        self._flushed_at = float("-inf")
+
+    def begun(self, prompt_tokens: int) -> None:
+        """See engine.Sink."""
+        with self._ready:
+            self._begun = prompt_tokens
+            self._ready.notify()
+
+    def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
+        """See engine.Sink."""
+        with self._ready:
+            self._ids.extend(ids)
+            self._text.append(text)
+            self._ready.notify()
+
+    def ended(self, end: Ended) -> None:
+        """See engine.Sink."""
+        with self._ready:
+            self._ended = end
+            self._ready.notify()
+
+    def next(self) -> Batch:
+        """Wait for something to pass on. Text without a token stays for the end, since only tokens have an index."""
+        with self._ready:
+            while not (self._ended or self._begun is not None or self._due()):
+                wait = self._flushed_at + FLUSH_SECONDS - time.monotonic() if self._ids else None
+                self._ready.wait(wait)
+            batch = Batch(self._begun, self._index, tuple(self._ids), "".join(self._text), self._ended)
+            self._begun = None
+            if self._ids or self._ended:
+                self._index += len(self._ids)
+                self._ids, self._text = [], []
+                self._flushed_at = time.monotonic()
+            return batch
+
+    def _due(self) -> bool:
+        return bool(self._ids) and time.monotonic() >= self._flushed_at + FLUSH_SECONDS

@@ -1,0 +1,119 @@
+"""The claims this worker holds, each with a lease that its own clock can end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from nowserving.answer import Taken
+from nowserving.errors import ClaimLostError
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """One claim. `lost` is set once it is no longer valid; `stop` then makes the engine drop the job.
+
+    Times are of this process's monotonic clock, in seconds.
+    """
+
+    claim: str
+    since: float
+    deadline: float
+    job_id: str = ""
+    taken: Taken | None = None
+    tokens: int = 0
+    begun: bool = False
+    lost: threading.Event = field(default_factory=threading.Event)
+    handed_back: threading.Event = field(default_factory=threading.Event)
+    stop: Callable[[], None] = lambda: None
+
+
+class Leases:
+    """All claims of this worker: the taker adds, the task begins and drops, the heartbeat renews. Thread-safe.
+
+    A claim stands here before the take that makes it is sent, so that a heartbeat never finds a stranger in it.
+    """
+
+    def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lease_seconds = lease_seconds
+        self.changed = threading.Condition()
+        self._clock = clock
+        self._leases: dict[str, Lease] = {}
+
+    def add(self, claim: str) -> Lease:
+        """Note a claim that is about to be made."""
+        now = self._clock()
+        lease = Lease(claim, since=now, deadline=now + self.lease_seconds)
+        with self.changed:
+            self._leases[claim] = lease
+        return lease
+
+    def fill(self, lease: Lease, taken: Taken) -> None:
+        """The take has answered with a job."""
+        with self.changed:
+            lease.job_id = taken.job_id
+            lease.taken = taken
+            lease.tokens = int(taken.fields.get("tokens", 0))
+
+    def begin(self, claim: str) -> Lease:
+        """A task starts on it. Raises ClaimLostError if it is unknown, lost, or begun already."""
+        with self.changed:
+            lease = self._leases.get(claim)
+            if lease is None or lease.begun or lease.lost.is_set():
+                raise ClaimLostError(f"claim {claim} is not a valid claim of this worker")
+            lease.begun = True
+            return lease
+
+    def reserve(self, lease: Lease, tokens: int) -> None:
+        """Replace the bound that the queue knew by the exact count."""
+        with self.changed:
+            lease.tokens = tokens
+            self.changed.notify_all()
+
+    def drop(self, claim: str) -> None:
+        """The claim is over: finished, released or lost, and the engine has let go of the job."""
+        with self.changed:
+            self._leases.pop(claim, None)
+            self.changed.notify_all()
+
+    def all(self) -> list[Lease]:
+        """The leases now."""
+        with self.changed:
+            return list(self._leases.values())
+
+    def jobs(self) -> list[Lease]:
+        """Those whose take has answered."""
+        return [lease for lease in self.all() if lease.taken is not None]
+
+    def renewed(self, claims: Iterable[str], sent_at: float) -> None:
+        """A renew sent at `sent_at` has extended these; the lease counts from the sending, not from the answer."""
+        with self.changed:
+            for claim in claims:
+                if lease := self._leases.get(claim):
+                    lease.deadline = sent_at + self.lease_seconds
+
+    def lose(self, claims: Iterable[str]) -> None:
+        """These are no longer valid: their jobs stop."""
+        for claim in claims:
+            with self.changed:
+                lease = self._leases.get(claim)
+            if lease is not None and not lease.lost.is_set():
+                lease.lost.set()
+                lease.stop()
+
+    def lose_expired(self) -> None:
+        """Stop what has not been renewed in time, without asking anyone: another worker may have it by now."""
+        now = self._clock()
+        self.lose([lease.claim for lease in self.jobs() if lease.deadline <= now])
+
+    def stale(self, seconds: float) -> list[Lease]:
+        """Jobs taken so long ago and still begun by no task: Celery has lost or refused the message."""
+        now = self._clock()
+        return [lease for lease in self.jobs() if not lease.begun and now - lease.since > seconds]
+
+    def wait_for_change(self, timeout_seconds: float) -> None:
+        """Wait until a lease is dropped or reserved anew, or the time is over."""
+        with self.changed:
+            self.changed.wait(timeout_seconds)

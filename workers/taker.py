@@ -1,0 +1,158 @@
+"""The taker: a thread that takes jobs while the gate is open, and waits without polling Redis while there is none."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import cast
+
+import redis
+
+from nowserving import keys, verb
+from nowserving.answer import Taken, Unfit
+from nowserving.errors import NowservingError, StoreUnavailableError
+from nowserving.store import Store, explain
+from workers.gate import Closed, Verdict
+from workers.lease import Lease, Leases
+
+log = logging.getLogger(__name__)
+
+WAKE_MS = 1000
+"""How long one wait for a wake-up lasts; after it the queue is looked at in any case."""
+LOOK_SECONDS = 0.02
+"""How often a closed gate is asked again. Costs Redis nothing."""
+UNFIT_SECONDS = 0.25
+"""How often the queue is asked again whether its head is still the one that does not fit."""
+MEMORY = (Closed.GPU_MEMORY, Closed.LEDGER)
+
+
+class Taker:
+    """Takes until stopped. `judge` gives the gate's verdict; `hand_over` puts a job on its way to Celery;
+    `changed` hears of each change of the reason why nothing is taken (None: the gate is open).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        leases: Leases,
+        model: str,
+        worker: str,
+        max_takes: int,
+        capacity_tokens: int,
+        judge: Callable[[], Verdict],
+        hand_over: Callable[[Lease], None],
+        changed: Callable[[Closed | None], None],
+    ) -> None:
+        self._store, self._leases = store, leases
+        self._model, self._worker = model, worker
+        self._max_takes, self._capacity = max_takes, capacity_tokens
+        self._judge, self._hand_over, self._changed = judge, hand_over, changed
+        self._closed: Closed | None = None
+        self._seen_wake = "0-0"
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="taker", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more; returns when the thread has ended."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * WAKE_MS / 1000)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._turn()
+                failures = 0
+            except StoreUnavailableError as error:
+                failures += 1
+                log.warning("cannot take: %s", error.message)
+                self._stopping.wait(min(1.0, 0.05 * 2 ** min(failures, 5)) * (0.5 + secrets.randbelow(100) / 200))
+            except Exception:
+                log.exception("cannot take")
+                self._stopping.wait(1.0)
+
+    def _turn(self) -> None:
+        verdict = self._judge()
+        if verdict.closed:
+            self._say(verdict.closed)
+            self._leases.wait_for_change(LOOK_SECONDS)
+            return
+        answer = self._take(verdict)
+        if isinstance(answer, Unfit):
+            self._say(verdict.scarce)
+            self._wait_for_room(min(answer.tokens, self._capacity))
+        elif answer is None:
+            self._say(None)
+            self._wait_for_wake()
+
+    def _take(self, verdict: Verdict) -> Taken | Unfit | None:
+        lease = self._leases.add(secrets.token_hex(16))
+        try:
+            answer = self._store.run(
+                verb.take(
+                    self._model,
+                    self._worker,
+                    lease.claim,
+                    lease_seconds=self._leases.lease_seconds,
+                    headroom=verdict.headroom,
+                    capacity=self._capacity,
+                    max_takes=self._max_takes,
+                )
+            )
+        except BaseException:
+            # If the take was executed all the same, the next renew finds a stranger and frees it.
+            self._leases.drop(lease.claim)
+            raise
+        if not isinstance(answer, Taken):
+            self._leases.drop(lease.claim)
+            return answer
+        self._leases.fill(lease, answer)
+        # The gate may have closed while the take was under way. This job's own claim is no reason.
+        now = self._judge().closed
+        if now in (Closed.DRAINING, Closed.ENGINE, Closed.GPU_MEMORY):
+            self.give_back(lease, f"gate_closed_{now}")
+        else:
+            self._say(None)
+            self._hand_over(lease)
+        return answer
+
+    def give_back(self, lease: Lease, cause: str) -> None:
+        """Release a job that no task has begun."""
+        lease.lost.set()
+        try:
+            self._store.run(verb.release(lease.job_id, lease.claim, cause))
+        except NowservingError as error:
+            log.warning("%s could not be released now (%s): the heartbeat will", lease.job_id, error.message)
+        finally:
+            self._leases.drop(lease.claim)
+
+    def _wait_for_room(self, tokens: int) -> None:
+        until = time.monotonic() + UNFIT_SECONDS
+        while time.monotonic() < until and not self._stopping.is_set():
+            verdict = self._judge()
+            if verdict.closed is None and verdict.headroom >= tokens:
+                return
+            if verdict.closed not in (None, *MEMORY):
+                return
+            self._leases.wait_for_change(LOOK_SECONDS)
+
+    def _wait_for_wake(self) -> None:
+        try:
+            reply = self._store.client.xread({keys.wake(self._model): self._seen_wake}, count=1, block=WAKE_MS)
+        except (redis.RedisError, OSError) as error:
+            raise explain(error) from error
+        for _, entries in cast(list[tuple[str, list[tuple[str, dict[str, str]]]]], reply):
+            self._seen_wake = entries[-1][0]
+
+    def _say(self, closed: Closed | None) -> None:
+        if closed is not self._closed:
+            self._closed = closed
+            self._changed(closed)

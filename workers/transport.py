@@ -1,0 +1,163 @@
+"""The Celery broker: kombu's Redis transport, but for the job queues.
+
+A job queue's name is its Redis key. Sending to it enqueues a job; nothing is ever popped here, since the worker's taker
+thread takes jobs and hands them to `deliver`. Control, events and every other queue stay kombu's own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import redis
+from kombu.serialization import loads
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from pydantic import ValidationError
+
+from nowserving import keys, verb
+from nowserving.errors import InvalidInputError
+from nowserving.job import Submission, fields_of, job_id_of_uuid
+from nowserving.settings import Settings
+from nowserving.store import Store
+
+TASK = "nowserving.generate"
+MAX_DEPTH = int(Settings.model_fields["max_depth"].default)
+
+
+def is_job_queue(name: str) -> bool:
+    """Whether this Celery queue is a model's job queue."""
+    return keys.model_of_queue(name) is not None
+
+
+def envelope(queue: str, job_id: str, claim: str) -> dict[str, Any]:
+    """The Celery message (protocol 2) of a job that was just taken.
+
+    The task's id is `job.claim`: Celery remembers revoked ids, and a job taken again must not be discarded for one.
+    Fields: https://docs.celeryq.dev/en/stable/internals/protocol.html
+    """
+    task_id = f"{job_id}.{claim}"
+    return {
+        "body": f'[["{job_id}", "{claim}"], {{}}, {{}}]',
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "ignore_result": True},
+        "properties": {
+            "correlation_id": task_id,
+            "delivery_tag": task_id,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": None,
+        },
+    }
+
+
+class QoS(kombu_redis.QoS):
+    """Keeps no account of jobs: an ack means nothing to Redis, finish, release and the lease do."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a delivered message, unless it is a job."""
+        if not _is_job_tag(delivery_tag):
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge, unless it is a job."""
+        if not _is_job_tag(delivery_tag):
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Reject; a job that Celery would not run is released by the heartbeat, since no task begins it."""
+        if not _is_job_tag(delivery_tag):
+            super().reject(delivery_tag, requeue=requeue)
+
+
+class Channel(kombu_redis.Channel):
+    """kombu's channel, with job queues kept away from its lists and from BRPOP."""
+
+    QoS = QoS
+
+    @property
+    def active_queues(self) -> list[str]:
+        """The queues to BRPOP from: none of the job queues."""
+        return [queue for queue in super().active_queues if not is_job_queue(queue)]
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        model = keys.model_of_queue(queue)
+        if model is None:
+            super()._put(queue, message, **kwargs)
+            return
+        job_id, submission = read_message(model, message)
+        call = verb.enqueue(
+            job_id,
+            model,
+            fields_of(submission, secrets.randbits(31)),
+            max_depth=self.connection.client.transport_options.get("max_depth", MAX_DEPTH),
+            start_within_seconds=submission.start_within_seconds,
+        )
+        pool = redis.ConnectionPool(**{**self._connparams(), "decode_responses": True})
+        with redis.Redis.from_pool(pool) as client:
+            Store(client).run(call)
+
+    def _size(self, queue: str) -> int:
+        if not is_job_queue(queue):
+            return int(super()._size(queue))
+        with self.conn_or_acquire() as client:
+            return int(client.zcard(queue))
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        return is_job_queue(queue) or bool(super()._has_queue(queue, **kwargs))
+
+    def _purge(self, queue: str) -> int:
+        if is_job_queue(queue):
+            raise NotImplementedError(f"{queue} holds accepted jobs: cancel them one by one instead of a purge")
+        return int(super()._purge(queue))
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        if not is_job_queue(queue):
+            super()._delete(queue, *args, **kwargs)
+
+
+class Transport(kombu_redis.Transport):
+    """Set as `broker_transport = "workers.transport:Transport"`."""
+
+    Channel = Channel
+
+
+def deliver(transport: virtual.Transport, queue: str, message: dict[str, Any]) -> bool:
+    """Hand a taken job's message to Celery, on Celery's loop; False if it does not consume the queue now."""
+    callback = transport._callbacks.get(queue)
+    if callback is None:
+        return False
+    callback(message)
+    return True
+
+
+def read_message(model: str, message: dict[str, Any]) -> tuple[str, Submission]:
+    """The job that a `send_task("nowserving.generate", kwargs={input, …})` asks for.
+
+    Raises InvalidInputError if the message is anything else: the sender gets it, and nothing is queued.
+    """
+    headers, properties = message.get("headers") or {}, message["properties"]
+    if headers.get("task") != TASK:
+        raise InvalidInputError(f"a job queue takes the task {TASK} alone, not {headers.get('task')!r}")
+    body = message["body"]
+    if properties.get("body_encoding") == "base64":
+        body = virtual.base.Base64().decode(body)
+    content = (message["content-type"], message["content-encoding"])
+    args, kwargs, _ = loads(body, *content, accept=["application/json"])
+    if args or headers.get("eta"):
+        raise InvalidInputError(f"{TASK} takes a job's fields as keyword arguments, no positional ones and no eta")
+    try:
+        submission = Submission.model_validate({"model": model, **kwargs})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInputError(f"{where or 'the job'}: {first['msg']}") from None
+    if submission.model != model:
+        raise InvalidInputError(f"model {submission.model!r} has another queue than {keys.queue(model)}")
+    return job_id_of_uuid(headers["id"]), submission
+
+
+def _is_job_tag(delivery_tag: str) -> bool:
+    return delivery_tag.startswith("job_")

@@ -1,0 +1,212 @@
+"""One worker: the model it serves, and the threads that do so beside Celery's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nowserving import __version__
+from nowserving.catalog import Model
+from nowserving.errors import NowservingError, StoreUnavailableError
+from nowserving.job import rfc3339
+from nowserving.settings import Settings
+from nowserving.store import Store, connect
+from nowserving.verb import leave
+from workers.engines.engine import Capacity
+from workers.engines.load import make_engine
+from workers.gate import Closed, Reading, Verdict, decide
+from workers.generate import Generation
+from workers.heartbeat import Heartbeat
+from workers.lease import Lease, Leases
+from workers.memory import make_probe
+from workers.taker import Taker
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Loads the engine, then takes and runs jobs until drained. Names itself anew in each process."""
+
+    def __init__(self, settings: Settings, model: Model) -> None:
+        self.model = model
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._settings = settings
+        self._started_at = time.time()
+        self._state = "loading"
+        self._draining = threading.Event()
+        self._once = threading.Lock()
+        self._started = False
+        self._closed: Closed | None = Closed.ENGINE
+        self._store = Store(connect(settings.redis_url.get_secret_value()))
+        self._engine = make_engine(model)
+        self._probe = make_probe(settings.memory_probe)
+        self._capacity: Capacity | None = None
+        self._limit_bytes = 0
+        self._steps = (-1, 0.0)
+        self.leases = Leases(settings.lease_seconds)
+        self.generation = Generation(self._store, self.leases, self._engine)
+        self._heartbeat = Heartbeat(
+            self._store,
+            self.leases,
+            model.name,
+            self.name,
+            settings.max_attempts,
+            self._describe,
+            self._progressing,
+        )
+        self._taker: Taker | None = None
+
+    def start(self, hand_over: Callable[[Lease], None], give_up: Callable[[str], None]) -> None:
+        """Check Redis, beat, load, and take, in a thread of its own. Done once.
+
+        `hand_over` puts a job on Celery's loop; `give_up` ends the process with a sentence.
+        """
+        with self._once:
+            if self._started:
+                return
+            self._started = True
+        threading.Thread(target=self._load, args=(hand_over, give_up), name="load", daemon=True).start()
+
+    def _load(self, hand_over: Callable[[Lease], None], give_up: Callable[[str], None]) -> None:
+        try:
+            self._check()
+            self._heartbeat.start()
+            capacity = self._engine.start()
+            total_bytes = self._probe.read().total_bytes
+        except NowservingError as error:
+            give_up(error.message)
+            return
+        except Exception as error:
+            log.exception("the engine did not start")
+            give_up(f"the engine of {self.model.name} did not start: {error!r}")
+            return
+        self._limit_bytes = self._settings.memory_limit_bytes or int(self.model.memory_fraction * total_bytes)
+        self._capacity = capacity
+        self._state = "ready"
+        self._taker = Taker(
+            self._store,
+            self.leases,
+            self.model.name,
+            self.name,
+            self._settings.max_takes,
+            decide(self._read(capacity, idle=True), self._engine.cost).headroom,
+            self._judge,
+            hand_over,
+            self._note,
+        )
+        self._taker.start()
+        log.info("%s is ready: %s slots, %s MB for jobs", self.name, capacity.slots, capacity.budget_bytes >> 20)
+        self._heartbeat.kick()
+
+    def _check(self) -> None:
+        """Raise UnsuitableRedisError; wait while Redis is away."""
+        while not self._draining.is_set():
+            try:
+                self._store.check()
+                return
+            except StoreUnavailableError as error:
+                log.warning("cannot begin: %s", error.message)
+                self._draining.wait(1.0)
+
+    def drain(self) -> None:
+        """Take no more, let running jobs finish for drain_seconds, hand the rest back. Blocks; done once."""
+        with self._once:
+            if self._draining.is_set():
+                return
+            self._draining.set()
+        self._state = "draining"
+        self._heartbeat.kick()
+        if self._taker:
+            self._taker.stop()
+        until = time.monotonic() + self._settings.drain_seconds
+        while (left := until - time.monotonic()) > 0 and any(lease.begun for lease in self.leases.jobs()):
+            self.leases.wait_for_change(left)
+        for lease in self.leases.jobs():
+            lease.handed_back.set()
+            if lease.begun:
+                lease.stop()
+            elif self._taker:
+                self._taker.give_back(lease, "drained")
+
+    def close(self) -> None:
+        """Stop all threads; what is still held goes back, and this worker's name vanishes from all keys."""
+        if self._taker:
+            self._taker.stop()
+        self._heartbeat.stop()
+        try:
+            self._store.run(leave(self.model.name, self.name))
+        except NowservingError as error:
+            log.warning("could not sign off (%s): the lease will", error.message)
+        self._engine.close()
+        self._store.close()
+
+    def give_back(self, lease: Lease) -> None:
+        """Celery cannot run this job now: it goes back to the queue."""
+        if self._taker:
+            self._taker.give_back(lease, "not_consuming")
+
+    def _note(self, closed: Closed | None) -> None:
+        was = self._closed
+        self._closed = closed
+        if _by_memory(was) != _by_memory(closed) or Closed.ENGINE in (was, closed):
+            log.info("the gate is %s", f"closed: {closed}" if closed else "open")
+            self._heartbeat.kick()
+
+    def _judge(self) -> Verdict:
+        if self._capacity is None:
+            return Verdict(Closed.ENGINE)
+        return decide(self._read(self._capacity), self._engine.cost)
+
+    def _read(self, capacity: Capacity, idle: bool = False) -> Reading:
+        jobs = [] if idle else self.leases.jobs()
+        return Reading(
+            draining=self._draining.is_set(),
+            engine_alive=self._engine.health().alive,
+            slots=capacity.slots,
+            running=tuple(lease.tokens for lease in jobs),
+            unallocated=tuple(lease.tokens for lease in jobs if not lease.begun),
+            used_bytes=0 if idle else self._probe.read().used_bytes,
+            limit_bytes=capacity.budget_bytes if idle else self._limit_bytes,
+            budget_bytes=capacity.budget_bytes,
+            context_tokens=capacity.context_tokens,
+        )
+
+    def _progressing(self) -> bool:
+        if self._capacity is None:
+            return True
+        now, steps = time.monotonic(), self._engine.health().steps
+        if steps != self._steps[0]:
+            self._steps = (steps, now)
+        return now - self._steps[1] < self._settings.lease_seconds
+
+    def _describe(self) -> tuple[bool, bool, dict[str, Any]]:
+        closed = Closed.DRAINING if self._draining.is_set() else self._closed
+        jobs = self.leases.jobs()
+        info: dict[str, Any] = {
+            "state": self._state,
+            "slots": self.model.slots,
+            "running": len(jobs),
+            "gate": {"open": closed is None, "reason": closed},
+            "engine": self.model.engine,
+            "started_at": rfc3339(self._started_at),
+            "version": __version__,
+        }
+        if self._capacity:
+            memory = self._probe.read()
+            info["memory"] = {
+                "used_bytes": memory.used_bytes,
+                "limit_bytes": self._limit_bytes,
+                "promised_bytes": self._engine.cost([lease.tokens for lease in jobs]),
+                "budget_bytes": self._capacity.budget_bytes,
+            }
+        return self._draining.is_set(), _by_memory(closed), info
+
+
+def _by_memory(closed: Closed | None) -> bool:
+    return closed is not None and closed.by_memory
