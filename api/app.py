@@ -14,6 +14,7 @@ from api.front import Front
 from api.lifespan import StartInOneSentence
 from api.load import Load
 from api.pulse import Pulse
+from api.schema import PROBLEMS
 from nowserving import __version__
 from nowserving.catalog import Catalog, load_catalog
 from nowserving.events import Hub
@@ -41,9 +42,8 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
     )
     problem.install(app)
     app.add_middleware(StartInOneSentence)
-    for resource in (jobs.submissions, jobs.router, events.router, models.router, queues.router, workers.router):
-        app.include_router(resource)
-    app.include_router(health.router)
+    for resource in (jobs, events, models, queues, workers, health):
+        app.include_router(resource.router, responses=PROBLEMS)
     return app
 
 

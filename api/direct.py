@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
@@ -10,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.jobs import submit
 from api.problem import ProblemError, answer_error
+from api.schema import complete
 from nowserving.errors import NowservingError
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,13 @@ log = logging.getLogger(__name__)
 
 class Api(FastAPI):
     """Answers POST /v1/jobs itself; FastAPI has the same route, and the rest."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            complete(super().openapi())
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request (ASGI)."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from api.problem import ProblemError
 
-_PREFERENCE = re.compile(r'\s*wait\s*=\s*"?(\d{1,9}(?:\.\d{1,9})?)"?\s*(?:;.*)?\Z', re.IGNORECASE)
+_PREFERENCE = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9}(?:\.[0-9]{1,9})?)"?\s*(?:;.*)?\Z', re.IGNORECASE)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
-_EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})\Z")
+_EVENT_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})\Z")
 
 
 def read_prefer_wait(values: Iterable[str]) -> float | None:

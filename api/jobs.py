@@ -13,7 +13,7 @@ from api.answer import answer_json, answer_look, describe_job
 from api.front import front_of
 from api.header import read_prefer_wait
 from api.problem import ProblemError
-from api.route import BareRoute
+from api.schema import SUBMISSION
 from api.wait import wait_for_end
 from nowserving import verb
 from nowserving.job import Status, is_job_id
@@ -23,10 +23,9 @@ CONFIRM_SECONDS = 0.1
 MAX_SEQUENCE = 2**53
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-submissions = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=BareRoute)
 
 
-@submissions.post("", status_code=202)
+@router.post("", status_code=202, openapi_extra=SUBMISSION)
 async def submit(request: Request) -> Response:
     """Accept a job: 202 and where to look. With `Prefer: wait=N` 200 and the result, if it ends within N seconds.
 

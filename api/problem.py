@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from api.schema import allowed_methods
 from nowserving.errors import NowservingError
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,15 @@ def _on_error(_: Request, error: Exception) -> Response:
 def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    details = {
-        404: f"there is nothing at {request.url.path}",
-        405: f"{request.method} is not allowed here; allowed: {(error.headers or {}).get('Allow', 'see the docs')}",
-    }
-    problem = ProblemError(status.phrase.lower().replace(" ", "_"), details.get(status, str(error.detail)))
-    return answer_problem(problem, status, error.headers)
+    detail, headers = str(error.detail), dict(error.headers or {})
+    if status == HTTPStatus.NOT_FOUND:
+        detail = f"there is nothing at {request.url.path}"
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette knows the methods of one route only, and a path may have several.
+        headers["Allow"] = allowed_methods(request.app.openapi(), request.url.path) or headers.get("Allow", "")
+        detail = f"{request.method} is not allowed at {request.url.path}; allowed: {headers['Allow']}"
+    code = status.phrase.lower().replace(" ", "_")
+    return answer_problem(ProblemError(code, detail), status, headers)
 
 
 def _on_invalid_parameter(_: Request, error: Exception) -> Response:

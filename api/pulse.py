@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from nowserving import verb
 from nowserving.errors import NowservingError, StoreUnavailableError, UnsuitableRedisError
+from nowserving.events import end_tasks
 from nowserving.settings import Settings
 from nowserving.store import AsyncStore
 
@@ -47,8 +48,7 @@ class Pulse:
     async def close(self) -> None:
         """Stop ticking."""
         if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_tasks(self._task)
 
     async def ensure(self) -> None:
         """Return if Redis may be trusted with a job. Raises UnsuitableRedisError, StoreUnavailableError."""

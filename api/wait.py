@@ -13,6 +13,8 @@ from nowserving.errors import StoreUnavailableError
 from nowserving.events import Watch
 from nowserving.verb import Look
 
+PAUSE_SECONDS = 0.2
+
 
 async def wait_for_end(front: Front, request: Request, watch: Watch, seconds: float) -> Look:
     """The job when it has ended, or when the time is up or the client is gone. `watch` has been entered."""
@@ -26,9 +28,11 @@ async def wait_for_end(front: Front, request: Request, watch: Watch, seconds: fl
             try:
                 look = await front.store.run(verb.look(watch.job_id))
             except StoreUnavailableError:
-                # When Redis is back there is a new hint.
                 if time.monotonic() >= until or gone.done():
                     raise
+                # This hint may have been the last.
+                await asyncio.sleep(PAUSE_SECONDS)
+                watch.hint()
                 continue
             if look.job.status.terminal or time.monotonic() >= until or gone.done():
                 return look

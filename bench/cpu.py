@@ -1,4 +1,4 @@
-"""CPU seconds by part of a stack: what a job costs, however busy the machine is with other things."""
+"""CPU seconds by part of a stack: where the time of a job goes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ class Cpu:
         worker = stack.worker()
         others = [process for part in stack.processes for process in part.tree() if process not in worker]
         return cls(_seconds(others), _seconds(worker), _seconds(stack.redis.tree()))
+
+    @property
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return self.api + self.worker + self.redis
 
     def ms_a_job(self, before: Cpu, jobs: int) -> Cpu:
         """What was used since `before`, shared among so many jobs."""

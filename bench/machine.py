@@ -5,38 +5,49 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
 from bench import redis_server
+from bench.cpu import Cpu
+from bench.stack import Stack
+
+QUIET_CORES = 0.1
+"""What others may take before the figures are no longer to be trusted."""
 
 
-class Machine:
-    """Looked at from the start of a run."""
+class Watch:
+    """Cores taken by others than the stacks and this process, from now on; what the host takes (steal) counts too."""
 
-    def __init__(self) -> None:
+    def __init__(self, stacks: Sequence[Stack]) -> None:
+        self._stacks = stacks
         self._began = time.monotonic()
-        self._others = _others_seconds()
+        self._others_seconds = self._count()
 
-    def __str__(self) -> str:
-        """Say what it is, what is installed, and how busy others kept it; ask when all stacks are ended."""
-        others = max(0.0, _others_seconds() - self._others) / (time.monotonic() - self._began)
-        packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "fastapi", "uvicorn"))
-        return (
-            f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}; "
-            f"other processes took {others:.2f} of a core meanwhile\n"
-            f"Python {platform.python_version()}, {redis_server.version()}, {packages}"
-        )
+    def others_cores(self) -> float:
+        """Their mean since the beginning; ask while the stacks still run."""
+        seconds = self._count() - self._others_seconds
+        return max(0.0, seconds / (time.monotonic() - self._began))
+
+    def _count(self) -> float:
+        everybody = psutil.cpu_times()
+        busy = everybody.user + everybody.nice + everybody.system + float(getattr(everybody, "steal", 0.0))
+        return busy - time.process_time() - sum(Cpu.of(stack).total for stack in self._stacks)
 
 
-def _others_seconds() -> float:
-    """CPU seconds of all processes, and those the host took, without ours and our ended children's."""
-    everybody = psutil.cpu_times()
-    ours = os.times()
-    mine = ours.user + ours.system + ours.children_user + ours.children_system
-    return everybody.user + everybody.nice + everybody.system + float(getattr(everybody, "steal", 0.0)) - mine
+def describe_machine(others_cores: Sequence[float]) -> str:
+    """Say what it is, what is installed, and how busy others kept it in each round."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "fastapi", "uvicorn"))
+    others = ", ".join(f"{cores:.2f}" for cores in others_cores)
+    caution = ": too much, run it again on a quiet machine" if max(others_cores) > QUIET_CORES else ""
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}; "
+        f"of these, others took {others} meanwhile{caution}\n"
+        f"Python {platform.python_version()}, {redis_server.version()}, {packages}"
+    )
 
 
 def _processor() -> str:

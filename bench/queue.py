@@ -21,7 +21,7 @@ import uvloop
 
 from bench.environment import differing_versions, python_of, work_folder
 from bench.errors import BenchError
-from bench.machine import Machine
+from bench.machine import Watch, describe_machine
 from bench.observe import Figures, Size, observe
 from bench.report import table
 from bench.stack import Stack
@@ -40,14 +40,15 @@ def main() -> int:
     size = Size(jobs=min(jobs, 300), idle_seconds=3) if options.quick else Size(jobs=jobs, idle_seconds=10)
     count = 1 if options.quick else options.rounds
     kinds = [STACKS[options.peer], Nowserving]
-    machine = Machine()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends the stacks as Ctrl-C does
     try:
         python_of(options.peer)
-        rounds = []
+        rounds, others_cores = [], []
         for number in range(1, count + 1):
             print(f"round {number} of {count} …", file=sys.stderr, flush=True)
-            rounds.append(run_round(kinds if number % 2 else kinds[::-1], size))
+            figures, cores = run_round(kinds if number % 2 else kinds[::-1], size)
+            rounds.append(figures)
+            others_cores.append(cores)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -56,20 +57,24 @@ def main() -> int:
     file = work_folder() / f"queue-{options.peer}.json"
     file.write_text(json.dumps(rounds, indent=1))
     print(table(rounds, options.peer))
-    print(f"\nmedians of {count} rounds, in brackets the least and the most; {size.jobs} jobs an observation")
-    print(machine)
+    print(f"\nmedians of the rounds ({count}), in brackets the least and the most; {size.jobs} jobs an observation")
+    print(describe_machine(others_cores))
     if different := differing_versions(options.peer):
         print(f"versions differ: {options.peer} has {', '.join(different)}")
     return 0
 
 
-def run_round(kinds: Sequence[type[Stack]], size: Size) -> Mapping[str, Figures]:
-    """Start the stacks, observe them, end them. Raises BenchError with the ends of their logs."""
+def run_round(kinds: Sequence[type[Stack]], size: Size) -> tuple[Mapping[str, Figures], float]:
+    """Start the stacks, observe them, end them; the figures by stack, and the cores that others took meanwhile.
+
+    Raises BenchError with the ends of the logs.
+    """
     with ExitStack() as running:
         stacks = [running.enter_context(kind()) for kind in kinds]
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(observe(stacks, size))
+                watch = Watch(stacks)
+                return runner.run(observe(stacks, size)), watch.others_cores()
         except BenchError as error:
             logs = [log for stack in stacks for log in stack.logs()]
             raise BenchError("\n".join([str(error), *logs])) from None

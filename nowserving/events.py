@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -101,9 +101,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop listening."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
 
     @property
     def full(self) -> bool:
@@ -152,40 +150,33 @@ class Hub:
             positions: dict[str, str] = {}
             for job_id, after in list(self._asked)[:JOBS_A_READ]:
                 positions.setdefault(job_id, after)
+            # Who asks from here on has heard of something that this read may be too early for.
+            futures = {place: self._asked.pop(place) for place in positions.items()}
             try:
-                read = await self._store.run(verb.read_events(positions))
+                read: dict[str, list[Event]] | Exception = await self._store.run(verb.read_events(positions))
             except StoreUnavailableError:
+                for place, waiting in futures.items():
+                    self._asked.setdefault(place, []).extend(waiting)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             except Exception as error:
                 log.exception("reading events failed")
-                self._answer(positions, error)
-                continue
-            self._answer(positions, read)
-
-    def _answer(self, positions: dict[str, str], read: dict[str, list[Event]] | Exception) -> None:
-        for job_id, after in positions.items():
-            for future in self._asked.pop((job_id, after)):
-                if future.done():
-                    continue
-                if isinstance(read, Exception):
-                    future.set_exception(read)
-                else:
-                    future.set_result(read[job_id])
-        if not self._asked:
-            self._asking.clear()
+                read = error
+            for (job_id, _), waiting in futures.items():
+                _answer(waiting, read if isinstance(read, Exception) else read[job_id])
+            if not self._asked:
+                self._asking.clear()
 
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._store.client.pubsub() as pubsub, asyncio.TaskGroup() as group:
+                async with self._store.client.pubsub() as pubsub:
                     # An id no job has: with no channel at all a connection cannot be listened on.
                     await pubsub.subscribe(keys.events(""))
-                    group.create_task(self._hear(pubsub))
-                    group.create_task(self._tell(pubsub))
-            except* (redis.RedisError, OSError) as errors:
-                log.info("the events' connection broke: %s", errors.exceptions[0])
-            except* Exception:
+                    await _run_until_one_ends(self._hear(pubsub), self._tell(pubsub))
+            except (redis.RedisError, OSError) as error:
+                log.info("the events' connection broke: %s", error)
+            except Exception:
                 log.exception("the events' connection failed")
             # All is subscribed to anew, and each confirmation is a hint: nothing sent meanwhile is missed.
             self._subscribed.clear()
@@ -200,7 +191,9 @@ class Hub:
                 raise redis.ConnectionError(f"silent for {SILENCE_SECONDS:g} s")
             kind, channel = message["type"], message["channel"]
             if kind == "subscribe":
-                self._confirmed.add(channel)
+                # It may be of a subscription that has been left since.
+                if channel in self._subscribed:
+                    self._confirmed.add(channel)
             elif kind != "message":
                 continue
             ended = kind == "subscribe" or is_terminal(message["data"])
@@ -226,6 +219,35 @@ class Hub:
             for part in _parts(channel for channel in touched - self._subscribed if channel in self._watches):
                 self._subscribed.update(part)
                 await pubsub.subscribe(*part)
+
+
+def _answer(futures: Iterable[asyncio.Future[list[Event]]], read: list[Event] | Exception) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if isinstance(read, Exception):
+            future.set_exception(read)
+        else:
+            future.set_result(read)
+
+
+async def end_tasks(*tasks: asyncio.Task[None]) -> None:
+    """Cancel until all have ended: before Python 3.12 asyncio.wait_for, and so redis-py, may swallow a cancellation."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.1)
+
+
+async def _run_until_one_ends(*parts: Coroutine[None, None, None]) -> None:
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_tasks(*tasks)
+    for error in [task.exception() for task in tasks if not task.cancelled()]:
+        if error:
+            raise error
 
 
 def _parts(channels: Iterable[str]) -> list[tuple[str, ...]]:

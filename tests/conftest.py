@@ -9,6 +9,8 @@ import fakeredis
 import pytest
 
 from nowserving.store import Store, connect
+from tests.api_server import ApiServer
+from tests.fake_worker import FakeWorker
 from tests.redis_server import RedisServer
 
 Eventually = Callable[..., None]
@@ -48,6 +50,41 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         client = fakeredis.FakeRedis(decode_responses=True)
     yield Store(client)
     client.close()
+
+
+@pytest.fixture
+def start_api(request: pytest.FixtureRequest) -> Callable[..., ApiServer]:
+    """`start_api(redis_url, **settings)`: an API process's app over real HTTP, stopped with the test."""
+
+    def start(redis_url: str, **settings: object) -> ApiServer:
+        server = ApiServer(redis_url, **settings)
+        request.addfinalizer(server.stop)
+        return server.start()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def shared_api(redis_server: RedisServer) -> Iterator[ApiServer]:
+    """One API for the whole run."""
+    server = ApiServer(redis_server.url).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def api(shared_api: ApiServer, redis_url: str) -> ApiServer:
+    """The API on an empty Redis; what it remembers of the workers may be of the test before."""
+    assert redis_url
+    return shared_api
+
+
+@pytest.fixture
+def worker(redis_url: str) -> Iterator[FakeWorker]:
+    """A worker that does what the test tells it, on the same Redis."""
+    fake = FakeWorker(redis_url)
+    yield fake
+    fake.close()
 
 
 @pytest.fixture

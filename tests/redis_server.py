@@ -1,7 +1,9 @@
-"""A real Redis server for tests, on a free port, durable as in production; it can be stopped, killed and started again."""
+"""A real Redis server for tests, on a free port, durable as in production; it can be stopped and started again."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -25,11 +27,10 @@ def free_port() -> int:
 class RedisServer:
     """One server process with its data in a folder; the port stays the same over restarts."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
-        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,12 +39,12 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it; returns when it answers."""
         listen = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [find_server(), *listen, *DURABLE, *self._options], stdout=log, stderr=log, start_new_session=True
+                [find_server(), *listen, *DURABLE, *options], stdout=log, stderr=log, start_new_session=True
             )
         until = time.monotonic() + 20
         while not self._answers():
@@ -58,6 +59,14 @@ class RedisServer:
     def kill(self) -> None:
         """Stop it as a crash would: SIGKILL."""
         self._end(kill=True)
+
+    def suspend(self) -> None:
+        """Let it hang: connections stay, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on with what it was sent meanwhile."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def flush(self) -> None:
         """Forget all data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from typing import Any
@@ -33,6 +34,9 @@ def read_configuration() -> tuple[Settings, Catalog]:
     except NowservingError as error:
         sys.exit(f"nowserving: {error.message}")
 
+
+# Threads that spin while they wait starve everything else on the machine. OpenMP reads it when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings, catalog = read_configuration()
 

@@ -6,8 +6,8 @@ A reading takes well under a millisecond, so that it can precede every take. tor
 from __future__ import annotations
 
 import importlib
+import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -79,8 +79,8 @@ class HostProbe:
         return min(readings, key=lambda memory: memory.total_bytes)
 
     def _host(self) -> Memory:
-        fields = _fields(self._meminfo)
-        total, free = fields["MemTotal:"] * 1024, fields["MemAvailable:"] * 1024
+        text = self._meminfo.read_text()
+        total, free = _field(text, "MemTotal:") * 1024, _field(text, "MemAvailable:") * 1024
         return Memory(total - free, free, total)
 
 
@@ -92,7 +92,7 @@ class _Cgroup:
     total_bytes: int
 
     def read(self) -> Memory:
-        used = max(0, int(self.usage.read_text()) - _fields(self.stat).get(self.inactive_field, 0))
+        used = max(0, int(self.usage.read_text()) - _field(self.stat.read_text(), self.inactive_field))
         return Memory(used, max(0, self.total_bytes - used), self.total_bytes)
 
 
@@ -119,9 +119,10 @@ def _cgroup_limits(cgroup_of_process: Path, cgroups: Path) -> list[_Cgroup]:
     return list(found.values())
 
 
-def _fields(path: Path) -> Mapping[str, int]:
-    with path.open() as file:
-        return {words[0]: int(words[1]) for line in file if len(words := line.split()) >= 2 and words[1].isdigit()}
+def _field(text: str, name: str) -> int:
+    """The number on the line that begins with this word; 0 without such a line. A whole file is not parsed for it."""
+    match = re.search(rf"^{name}\s+(\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 class FileProbe:

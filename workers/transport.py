@@ -38,9 +38,8 @@ def envelope(queue: str, job_id: str, claim: str) -> dict[str, Any]:
     """
     task_id = f"{job_id}.{claim}"
     return {
-        "body": f'[["{job_id}", "{claim}"], {{}}, {{}}]',
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
+        "body": "",
+        "job": {"args": (job_id, claim), "kwargs": {}},
         "headers": {"lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "ignore_result": True},
         "properties": {
             "correlation_id": task_id,
@@ -51,6 +50,14 @@ def envelope(queue: str, job_id: str, claim: str) -> dict[str, Any]:
             "body_encoding": None,
         },
     }
+
+
+class Message(virtual.Message):
+    """A message that, if it is a job's, has never been serialized: Celery would decode its JSON twice."""
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
+        super().__init__(payload, channel=channel, **options)
+        self._decoded_cache = payload.get("job")
 
 
 class QoS(kombu_redis.QoS):
@@ -76,6 +83,7 @@ class Channel(kombu_redis.Channel):
     """kombu's channel, with job queues kept away from its lists and from BRPOP."""
 
     QoS = QoS
+    Message = Message
 
     @property
     def active_queues(self) -> list[str]:

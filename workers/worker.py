@@ -88,7 +88,7 @@ class Worker:
             return
         self._limit_bytes = self._settings.memory_limit_bytes or int(self.model.memory_fraction * total_bytes)
         self._capacity = capacity
-        self._state = "ready"
+        self._state, self._closed = "ready", None
         self._taker = Taker(
             self._store,
             self.leases,

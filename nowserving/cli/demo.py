@@ -86,11 +86,10 @@ def run(console: Console, stack: Stack, interrupt: Interrupt, max_new_tokens: in
     ready_at = time.monotonic()
     console.print(f"Ready in {ready_at - began_at:.1f} s. Six chats at once, for a model with 4 slots:")
     jobs = [Watched(number, prompt) for number, prompt in enumerate(PROMPTS, 1)]
-    with Client(stack.url, retry_seconds=10) as client:
-        threads = [follow(client, watched, MODEL, max_new_tokens) for watched in jobs]
+    for watched in jobs:
+        follow(stack.url, watched, MODEL, max_new_tokens)
+    with Client(stack.url, retry_seconds=0) as client:
         watch(console, stack, interrupt, client, jobs, deadline)
-        for thread in threads:
-            thread.join(timeout=5)
     took_seconds = max(watched.last_at for watched in jobs) - ready_at
     print_texts(console, jobs)
     tokens = sum(watched.tokens for watched in jobs)
@@ -140,10 +139,12 @@ def loop(
 
 
 def changes(printed: dict[int, str], jobs: Iterable[Watched]) -> list[str]:
-    """Lines for those jobs whose status, or reason to wait, is new; `printed` remembers."""
+    """Lines for those submitted jobs whose status, or reason to wait, is new; `printed` remembers."""
     lines = []
     for watched in jobs:
         line = describe(watched)
+        if not watched.job_id and not watched.ended:
+            continue
         if printed.get(watched.number) != line:
             printed[watched.number] = line
             lines.append(line)

@@ -6,11 +6,10 @@ import json as jsonlib
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from nowserving.cli.failure import JobFailedError
 from nowserving.cli.option import URL, JobId, Json, Url, connect
-from nowserving.cli.table import draw_job, draw_jobs
+from nowserving.cli.table import draw_job, draw_jobs, print_table
 from nowserving.client import Job
 from nowserving.job import Status
 
@@ -29,7 +28,7 @@ def jobs(
     if json:
         typer.echo(jsonlib.dumps([job.raw for job in page.jobs], ensure_ascii=False))
         return
-    Console(highlight=False).print(draw_jobs(page.jobs))
+    print_table(draw_jobs(page.jobs))
     if page.next_cursor:
         typer.echo(f"more: --cursor {page.next_cursor}", err=True)
 
@@ -63,7 +62,7 @@ def show(found: Job, json: bool) -> None:
     if json:
         typer.echo(jsonlib.dumps(found.raw, ensure_ascii=False))
     else:
-        Console(highlight=False).print(draw_job(found))
+        print_table(draw_job(found))
 
 
 def judge(found: Job) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json as jsonlib
 
 import typer
-from rich.console import Console
 
 from nowserving.cli.option import URL, Json, Url, connect
-from nowserving.cli.table import draw_queues
+from nowserving.cli.table import draw_queues, print_table
 
 
 def queues(json: Json = False, url: Url = URL) -> None:
@@ -18,4 +17,4 @@ def queues(json: Json = False, url: Url = URL) -> None:
     if json:
         typer.echo(jsonlib.dumps(found, ensure_ascii=False))
     else:
-        Console(highlight=False).print(draw_queues(found))
+        print_table(draw_queues(found))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from pydantic import SecretStr
 
@@ -105,7 +105,7 @@ class Stack:
     def _is_ready(self) -> bool:
         with suppress(NowservingError):
             self._client.health()
-            ready = {worker["name"] for worker in self._client.workers() if _is_serving(worker)}
+            ready = {worker["name"] for worker in self._client.workers() if worker.get("state") == "ready"}
             return all(part.process and _is_of(part.process.pid, ready) for part in self._workers.values())
         return False
 
@@ -132,11 +132,6 @@ class Stack:
             time.sleep(0.05)
         for process in processes:
             process.clear()
-
-
-def _is_serving(worker: Mapping[str, Any]) -> bool:
-    """Whether its model is loaded; it may still have no room."""
-    return worker.get("state") == "ready" and (worker.get("gate") or {}).get("reason") != "engine"
 
 
 def _is_of(pid: int, names: set[str]) -> bool:

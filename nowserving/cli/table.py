@@ -1,4 +1,4 @@
-"""Answers of the API as tables and lines for a person. Pure: what is printed where is the commands' affair."""
+"""Answers of the API as tables and lines for a person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +30,8 @@ def draw_jobs(jobs: Iterable[Job]) -> Table:
         usage = (job.output or {}).get("usage") or {}
         said = job.text if job.error is None else str(job.error.get("message", ""))
         tokens = str(usage.get("completion_tokens", ""))
-        table.add_row(job.id, job.model, style_status(job.status), job.created_at, tokens, Text(shorten(said, 48)))
+        created = job.created_at.partition(".")[0]
+        table.add_row(job.id, job.model, style_status(job.status), created, tokens, Text(shorten(said, 48)))
     return table
 
 
@@ -101,8 +103,17 @@ def run_seconds(job: Job) -> float | None:
     return (datetime.fromisoformat(job.finished_at) - datetime.fromisoformat(job.started_at)).total_seconds()
 
 
+def print_table(table: Table) -> None:
+    """Print on stdout; not cut to any width if that is a file or another program."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table)
+
+
 def _table(columns: Sequence[str], right: Sequence[str] = ("tokens",)) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=True, min_width=30 if name == "job" else None)
     return table

@@ -57,24 +57,24 @@ class Watched:
         return (self.tokens - self.first_tokens) / elapsed_seconds if elapsed_seconds > 0 else None
 
 
-def follow(client: Client, watched: Watched, model: str, max_new_tokens: int) -> threading.Thread:
+def follow(url: str, watched: Watched, model: str, max_new_tokens: int) -> None:
     """Submit the job and follow it to its end, on a thread of its own."""
 
     def run() -> None:
         chat = [{"role": "user", "content": watched.prompt}]
         try:
-            job = client.submit(model, messages=chat, temperature=0, max_new_tokens=max_new_tokens)
-            watched.job_id = job.id
-            for event in client.stream(job.id):
-                watched.note(event, time.monotonic())
+            with Client(url, retry_seconds=10) as client:
+                job = client.submit(model, messages=chat, temperature=0, max_new_tokens=max_new_tokens)
+                watched.wait = explain_wait(job.queue or {}) or watched.wait
+                watched.job_id = job.id
+                for event in client.stream(job.id):
+                    watched.note(event, time.monotonic())
         except NowservingError as error:
             watched.status, watched.error = Status.FAILED, error.message
         finally:
             watched.ended = True
 
-    thread = threading.Thread(target=run, name=f"job {watched.number}", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=run, name=f"job {watched.number}", daemon=True).start()
 
 
 def ask_why(client: Client, jobs: Iterable[Watched]) -> None:

@@ -49,8 +49,7 @@ def test_jobs_run_and_the_worker_says_so(live: Store, start: Start, eventually: 
     assert (job.attempt, job.takes) == (0, 1)
     queue = live.run(verb.queues([MODEL]))[0]
     assert (queue.depth, queue.running, queue.busy, queue.blocked) == (0, 0, 0, 0)
-    (worker,) = workers(live)
-    assert (worker["state"], worker["slots"]) == ("ready", 4)
+    eventually(lambda: [(worker["state"], worker["slots"]) for worker in workers(live)] == [("ready", 4)])
 
 
 def test_nothing_is_taken_while_the_gate_is_closed(

@@ -34,8 +34,10 @@ def test_a_failure_shows_why() -> None:
 
 
 def test_lines_are_printed_only_when_they_change() -> None:
-    watched = Watched(1, "hello", wait="all slots are taken")
+    watched = Watched(1, "hello")
     printed: dict[int, str] = {}
+    assert changes(printed, [watched]) == []
+    watched.job_id, watched.wait = "job_1", "all slots are taken"
     assert changes(printed, [watched]) == ["1 queued: all slots are taken"]
     assert changes(printed, [watched]) == []
     watched.note(JobEvent("0-1", "started", {}), 1.0)

@@ -11,8 +11,8 @@ from workers.engines.forward import forward
 from workers.engines.model import LoadedModel
 from workers.memory import CudaProbe, HostProbe, MemoryProbe
 
-SAMPLING_BYTES = 4 + 8 * 6
-"""Of each logit: itself in float32, and the copies in float64 that sampling makes."""
+SAMPLING_BYTES = 6 * 4 + 3 * 8
+"""Of each logit: itself and the copies in float32 and float64 that sampling makes."""
 ACTIVATIONS = 12
 """Tensors [tokens, hidden] alive at once in a layer, beside three [tokens, intermediate]; measured steps stay below."""
 
@@ -38,8 +38,9 @@ def step_bytes(loaded: LoadedModel, slots: int) -> int:
     """An upper bound of what one step allocates beside weights and caches."""
     config = loaded.model.config.get_text_config()
     tokens = MAX_CHUNK_TOKENS + slots
-    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layer = tokens * (ACTIVATIONS * config.hidden_size + 3 * intermediate) * loaded.layout.dtype.itemsize
+    hidden = int(config.hidden_size)
+    intermediate = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    layer = tokens * (ACTIVATIONS * hidden + 3 * intermediate) * loaded.layout.dtype.itemsize
     mask = MAX_CHUNK_TOKENS * loaded.context_tokens * (1 + loaded.layout.dtype.itemsize)
     return layer + mask + slots * loaded.vocabulary * SAMPLING_BYTES
 
@@ -49,6 +50,6 @@ def _measured_bytes(loaded: LoadedModel) -> int:
     tokens = min(MAX_CHUNK_TOKENS, loaded.context_tokens)
     segment = Segment(JobCache(loaded.layout, tokens), 0, [0] * tokens)
     torch.cuda.reset_peak_memory_stats(loaded.device)
-    before = torch.cuda.memory_allocated(loaded.device)
+    before = int(torch.cuda.memory_allocated(loaded.device))
     forward(loaded.model, [segment], [True], loaded.device)
     return int(torch.cuda.max_memory_allocated(loaded.device)) - before

@@ -63,7 +63,11 @@ class Sink(Protocol):
         """The job's prefill begins now."""
 
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
-        """New tokens `index`, `index + 1`, … and the text that became certain with them (it may be empty)."""
+        """New tokens `index`, `index + 1`, … and the text that became certain with them (it may be empty).
+
+        A token's text depends on the tokens up to it alone, so the texts of all attempts together are `Ended.text`. The
+        last token brings all that was held back; a stop token has no text; what a cancel cuts off stays held back.
+        """
 
     def ended(self, end: Ended) -> None:
         """The one terminal event."""

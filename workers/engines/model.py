@@ -51,13 +51,16 @@ def load_model(source: str, device: str, dtype: str, progress: Progress) -> Load
     where = str(model_folder(source, load_settings().cache_dir, progress)) if source.startswith(PREFIX) else source
     progress(f"loading {source} on {target}")
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # it draws over the log
 
     kind: torch.dtype | str = DTYPES.get(dtype, torch.float32 if target.type == "cpu" else "auto")
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
         model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=kind)
         model.to(target).eval()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:
         raise EngineError(f"model {source!r} cannot be loaded: {_first_line(error)}") from error
     return adopt_model(model, tokenizer)
 

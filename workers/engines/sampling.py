@@ -35,7 +35,7 @@ def pick(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
     picked = torch.where(best.values.isfinite(), best.indices, -1)
     for rows, filtered in _groups(choices):
         here = [choices[row] for row in rows]
-        scaled = logits[rows].double() / _column([choice.temperature for choice in here], logits)
+        scaled = logits[rows] / _column([choice.temperature for choice in here], logits).to(logits.dtype)
         sample = _sample_filtered if filtered else _sample
         picked[rows] = torch.where(picked[rows] < 0, -1, sample(scaled, here))
     return [None if token < 0 else token for token in picked.tolist()]
@@ -75,7 +75,7 @@ def _sample_filtered(scaled: torch.Tensor, choices: Sequence[Choice]) -> torch.T
 def _among(scaled: torch.Tensor, ids: torch.Tensor, total: torch.Tensor, choices: Sequence[Choice]) -> torch.Tensor:
     """Sample among `ids` [rows, n], in ascending order; `total` [rows, 1] is the logarithm of all tokens' mass."""
     ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-    shares = (ordered - total).exp()
+    shares = (ordered - total).exp().double()
     rank = torch.arange(shares.shape[-1], device=shares.device)
     top_k = _column([choice.top_k or shares.shape[-1] for choice in choices], shares)
     shares = shares.masked_fill(rank >= top_k, 0.0)
@@ -89,7 +89,7 @@ def _among(scaled: torch.Tensor, ids: torch.Tensor, total: torch.Tensor, choices
 
 def _invert(shares: torch.Tensor, choices: Sequence[Choice]) -> torch.Tensor:
     """Where each row's uniform number falls in its shares [rows, n], which need not sum to 1."""
-    edges = shares.cumsum(dim=-1)
+    edges = shares.cumsum(dim=-1, dtype=torch.double)
     target = _column([uniform(choice.seed, choice.index) for choice in choices], shares) * edges[:, -1:]
     found = torch.searchsorted(edges, target, right=True)[:, 0]
     last = (edges < edges[:, -1:]).sum(dim=-1)

@@ -1,0 +1,76 @@
+"""What the OpenAPI document says beyond what FastAPI finds out by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nowserving.job import Submission
+
+_REF = "#/components/schemas/{model}"
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Every error is problem+json (RFC 9457).",
+        "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}},
+    }
+}
+
+SUBMISSION: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _REF.format(model="Submission")}}},
+    },
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            "description": "The same key and body make one job, however often they are sent.",
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "schema": {"type": "string", "example": "wait=30"},
+            "description": "`wait=N`: answer with the result if the job ends within N seconds (RFC 7240).",
+        },
+    ],
+}
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "Stable; match on this."},
+        "detail": {"type": "string", "description": "What was wrong, and what is allowed."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Add the schemas that the routes above name."""
+    submission = Submission.model_json_schema(ref_template=_REF)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= {**submission.pop("$defs"), "Submission": submission, "Problem": _PROBLEM}
+    return document
+
+
+def allowed_methods(document: dict[str, Any], path: str) -> str:
+    """What may be done at a path, as an Allow header; '' if nothing is known of it."""
+    methods = {
+        method.upper()
+        for template, operations in document["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+        for method in operations
+    }
+    return ", ".join(sorted(methods))

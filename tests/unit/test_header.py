@@ -1,0 +1,97 @@
+"""The headers: whatever a client sends, they are read, ignored or refused, and never misread."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from api.header import id_before, read_idempotency_key, read_last_event_id, read_prefer_wait
+from api.problem import ProblemError
+
+U64 = st.integers(0, 2**64 - 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["wait=30"], 30),
+        (["respond-async, wait=10"], 10),
+        (["WAIT = 2.5 ; x=y"], 2.5),
+        (['wait="7"'], 7),
+        (["respond-async", "wait=3, wait=9"], 3),
+        (["wait=0"], 0),
+        (["wait"], None),
+        (["wait=-1"], None),
+        (["wait=nan", "wait=inf"], None),
+        (["wait=1e9"], None),
+        (["wait=soon, wait=4"], 4),
+        (["waiting=4"], None),
+        ([], None),
+    ],
+)
+def test_prefer_wait(values: list[str], seconds: float | None) -> None:
+    assert read_prefer_wait(values) == seconds
+
+
+@given(st.lists(st.text()))
+def test_any_prefer_header_is_read_or_ignored(values: list[str]) -> None:
+    seconds = read_prefer_wait(values)
+    assert seconds is None or 0 <= seconds < 10**9
+
+
+@given(
+    st.integers(0, 10**9 - 1),
+    st.lists(st.from_regex(r"[a-z-]+(=[a-z]+)?", fullmatch=True).filter(lambda p: "wait" not in p)),
+)
+def test_wait_is_found_among_other_preferences(seconds: int, others: list[str]) -> None:
+    assert read_prefer_wait([", ".join([*others, f"wait={seconds}", *others])]) == seconds
+
+
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255))
+def test_a_printable_idempotency_key_is_kept_as_it_is(key: str) -> None:
+    assert read_idempotency_key(key) == key
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "schlüssel", "\x7f"])
+def test_any_other_idempotency_key_is_refused(key: str) -> None:
+    with pytest.raises(ProblemError, match="1 to 255 printable"):
+        read_idempotency_key(key)
+
+
+@given(U64, U64)
+def test_a_stream_id_is_read(milliseconds: int, sequence: int) -> None:
+    event_id = f"{milliseconds}-{sequence}"
+    assert read_last_event_id(event_id) == event_id
+
+
+@given(st.text(min_size=1) | st.from_regex(r"[0-9]{1,25}-[0-9]{1,25}", fullmatch=True))
+def test_any_other_last_event_id_is_refused(text: str) -> None:
+    parts = text.split("-")
+    if len(parts) == 2 and all(part.isascii() and part.isdecimal() and int(part) < 2**64 for part in parts):
+        assume(all(len(part) <= 20 for part in parts))
+        assert read_last_event_id(text) == text
+    else:
+        with pytest.raises(ProblemError, match="the id of an event"):
+            read_last_event_id(text)
+
+
+@pytest.mark.parametrize("text", ["1", "-1-1", "1-", "1-2-3", "18446744073709551616-0", "$", "1-1\n", "١-١"])
+def test_near_misses_of_a_stream_id_are_refused(text: str) -> None:
+    with pytest.raises(ProblemError):
+        read_last_event_id(text)
+
+
+def test_no_last_event_id_means_from_the_first() -> None:
+    assert read_last_event_id(None) is None
+    assert read_last_event_id("") is None
+
+
+@given(U64, U64)
+def test_nothing_lies_between_an_id_and_the_one_before(milliseconds: int, sequence: int) -> None:
+    def number(event_id: str) -> int:
+        first, second = map(int, event_id.split("-"))
+        return first * 2**64 + second
+
+    here = number(f"{milliseconds}-{sequence}")
+    assert number(id_before(f"{milliseconds}-{sequence}")) == max(0, here - 1)
