@@ -25,6 +25,7 @@ class Enqueued:
 class Taken:
     """A job that now belongs to the claim. `fields` is its raw record: it may be malformed."""
 
+    claim: str
     job_id: str
     fields: Mapping[str, str]
 

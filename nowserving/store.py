@@ -125,6 +125,7 @@ class AsyncStore:
         self.now = now
         self._scripts: dict[str, AsyncScript] = {name: client.register_script(source(name)) for name in SCRIPTS}
         self._waiting: deque[_Sent] = deque()
+        self._traveling = 0
         self._trips: set[asyncio.Task[None]] = set()
 
     async def run(self, call: Call[T]) -> T:
@@ -132,7 +133,8 @@ class AsyncStore:
         loop = asyncio.get_running_loop()
         sent = _Sent(call.script, (self.now, *call.args), loop.create_future(), loop.time() + API_TOTAL_SECONDS)
         self._waiting.append(sent)
-        if len(self._trips) < TRIPS:
+        if self._traveling < TRIPS:
+            self._traveling += 1
             trip = asyncio.create_task(self._travel())
             self._trips.add(trip)
             trip.add_done_callback(self._trips.discard)
@@ -143,21 +145,28 @@ class AsyncStore:
         return call.parse(reply)
 
     async def _travel(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), CALLS_A_TRIP))]
-            try:
-                # The first waits longest: none waits beyond its time.
-                async with asyncio.timeout_at(batch[0].until):
-                    replies = await self._send(batch)
-            except Exception as error:
-                replies = [error] * len(batch)
-            for sent, reply in zip(batch, replies, strict=True):
-                if sent.reply.done():
-                    continue
-                if isinstance(reply, Exception):
-                    sent.reply.set_exception(reply)
-                else:
-                    sent.reply.set_result(reply)
+        try:
+            while self._waiting:
+                await self._take_along()
+        finally:
+            # In the same turn as the last look at who waits: whoever comes later sets out on a trip of its own.
+            self._traveling -= 1
+
+    async def _take_along(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), CALLS_A_TRIP))]
+        try:
+            # The first waits longest: none waits beyond its time.
+            async with asyncio.timeout_at(batch[0].until):
+                replies = await self._send(batch)
+        except Exception as error:
+            replies = [error] * len(batch)
+        for sent, reply in zip(batch, replies, strict=True):
+            if sent.reply.done():
+                continue
+            if isinstance(reply, Exception):
+                sent.reply.set_exception(reply)
+            else:
+                sent.reply.set_result(reply)
 
     async def _send(self, batch: Sequence[_Sent]) -> list[Any]:
         pipeline = self.client.pipeline(transaction=False)

@@ -67,17 +67,24 @@ def enqueue(
 
 
 def take(
-    model: str, worker: str, claim: str, *, lease_seconds: float, headroom: int, capacity: int, max_takes: int
-) -> Call[Taken | Unfit | None]:
-    """Take the first job of at most `headroom` tokens; None if the queue is empty."""
+    model: str,
+    worker: str,
+    claims: Sequence[str],
+    *,
+    lease_seconds: float,
+    headroom: int,
+    capacity: int,
+    max_takes: int,
+) -> Call[tuple[Taken, ...] | Unfit]:
+    """Take the first jobs of at most `headroom` tokens each, one a claim and no more than this worker's share."""
 
-    def parse(reply: Reply) -> Taken | Unfit | None:
-        if reply[0] == "taken":
-            fields = _pairs(reply[1:])
-            return Taken(fields["id"], fields)
-        return Unfit(reply[1], int(reply[2])) if reply[0] == "unfit" else None
+    def parse(reply: Reply) -> tuple[Taken, ...] | Unfit:
+        if reply and reply[0] == "unfit":
+            return Unfit(reply[1], int(reply[2]))
+        records = ((claim, _pairs(fields)) for claim, *fields in reply)
+        return tuple(Taken(claim, fields["id"], fields) for claim, fields in records)
 
-    return Call("take", (model, worker, claim, lease_seconds, headroom, capacity, max_takes, VERSION), parse)
+    return Call("take", (model, worker, lease_seconds, headroom, capacity, max_takes, VERSION, *claims), parse)
 
 
 def begin(job_id: str, claim: str, prompt_tokens: int) -> Call[bool]:

@@ -28,13 +28,16 @@ def take(
     call = verb.take(
         MODEL,
         worker,
-        claim,
+        [claim],
         lease_seconds=LEASE,
         headroom=headroom,
         capacity=capacity,
         max_takes=50,
     )
-    return store.run(call)
+    answer = store.run(call)
+    if isinstance(answer, Unfit):
+        return answer
+    return answer[0] if answer else None
 
 
 def taken_id(store: Store, claim: str, worker: str = "w") -> str | None:

@@ -46,13 +46,13 @@ class FakeWorker:
         """Take the next job; its id."""
         claim = secrets.token_hex(8)
         call = verb.take(
-            MODEL, self.name, claim, lease_seconds=LEASE_SECONDS, headroom=10**6, capacity=10**6, max_takes=9
+            MODEL, self.name, [claim], lease_seconds=LEASE_SECONDS, headroom=10**6, capacity=10**6, max_takes=9
         )
         taken = self.store.run(call)
-        if not isinstance(taken, verb.Taken):
+        if isinstance(taken, verb.Unfit) or not taken:
             return None
-        self._claims[taken.job_id] = claim
-        return taken.job_id
+        self._claims[taken[0].job_id] = claim
+        return taken[0].job_id
 
     def begin(self) -> str:
         """Take the next job, which is there, and begin it; its id."""

@@ -85,5 +85,6 @@ class RedisServer:
 
     def _answers(self) -> bool:
         with suppress(redis.RedisError, OSError), redis.Redis(port=self.port, socket_timeout=1) as client:
-            return bool(client.ping())
+            # Another server may have got the port first.
+            return bool(client.info("server")["process_id"] == self.pid)
         return False

@@ -105,8 +105,8 @@ def start(sender: Consumer, **_: Any) -> None:
     if worker is None:
         return
 
-    def hand_over(lease: Lease) -> None:
-        sender.hub.call_soon(_deliver, sender, worker, lease)
+    def hand_over(leases: list[Lease]) -> None:
+        sender.hub.call_soon(_deliver, sender, worker, leases)
 
     def give_up(sentence: str) -> None:
         log.critical(sentence)
@@ -116,17 +116,18 @@ def start(sender: Consumer, **_: Any) -> None:
     worker.start(hand_over, give_up)
 
 
-def _deliver(consumer: Consumer, worker: Worker, lease: Lease) -> None:
+def _deliver(consumer: Consumer, worker: Worker, leases: list[Lease]) -> None:
     queue = keys.queue(worker.model.name)
-    try:
-        message = transport.envelope(queue, lease.job_id, lease.claim)
-        delivered = transport.deliver(consumer.connection.transport, queue, message)
-    except Exception:
-        # An exception here would end Celery's loop.
-        log.exception("%s could not be handed to Celery", lease.job_id)
-        delivered = False
-    if not delivered:
-        worker.give_back(lease)
+    for lease in leases:
+        try:
+            message = transport.envelope(queue, lease.job_id, lease.claim)
+            delivered = transport.deliver(consumer.connection.transport, queue, message)
+        except Exception:
+            # An exception here would end Celery's loop.
+            log.exception("%s could not be handed to Celery", lease.job_id)
+            delivered = False
+        if not delivered:
+            worker.give_back(lease)
 
 
 @signals.worker_shutting_down.connect

@@ -44,10 +44,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`closed` is None while the gate is open. A job of up to `headroom` tokens fits; `scarce` bounds it."""
+    """`closed` is None while the gate is open. So many `jobs` of up to `headroom` tokens fit; `scarce` bounds them."""
 
     closed: Closed | None
     headroom: int = 0
+    jobs: int = 1
     scarce: Closed = Closed.LEDGER
 
 
@@ -62,11 +63,15 @@ def decide(reading: Reading, cost: Cost) -> Verdict:
     measured = reading.limit_bytes - reading.used_bytes
     if measured <= 0:
         return Verdict(Closed.GPU_MEMORY, scarce=Closed.GPU_MEMORY)
+    free = reading.slots - len(reading.running)
+    many = (reading.context_tokens,) * free
+    if cost((*reading.running, *many)) <= reading.budget_bytes and cost((*reading.unallocated, *many)) <= measured:
+        return Verdict(None, reading.context_tokens, free)
     promised_tokens = most_tokens(cost, reading.running, reading.budget_bytes, reading.context_tokens)
     measured_tokens = most_tokens(cost, reading.unallocated, measured, reading.context_tokens)
     scarce = Closed.GPU_MEMORY if measured_tokens < promised_tokens else Closed.LEDGER
     headroom = min(promised_tokens, measured_tokens)
-    return Verdict(None if headroom > 0 else scarce, headroom, scarce)
+    return Verdict(None if headroom > 0 else scarce, headroom, scarce=scarce)
 
 
 def most_tokens(cost: Cost, running: Sequence[int], room_bytes: int, context_tokens: int) -> int:

@@ -42,20 +42,21 @@ class Leases:
         self._clock = clock
         self._leases: dict[str, Lease] = {}
 
-    def add(self, claim: str) -> Lease:
-        """Note a claim that is about to be made."""
+    def add(self, claims: Iterable[str]) -> None:
+        """Note claims that are about to be made."""
         now = self._clock()
-        lease = Lease(claim, since=now, deadline=now + self.lease_seconds)
         with self.changed:
-            self._leases[claim] = lease
-        return lease
+            for claim in claims:
+                self._leases[claim] = Lease(claim, since=now, deadline=now + self.lease_seconds)
 
-    def fill(self, lease: Lease, taken: Taken) -> None:
+    def fill(self, taken: Taken) -> Lease:
         """The take has answered with a job."""
         with self.changed:
+            lease = self._leases[taken.claim]
             lease.job_id = taken.job_id
             lease.taken = taken
             lease.tokens = int(taken.fields.get("tokens", 0))
+            return lease
 
     def begin(self, claim: str) -> Lease:
         """A task starts on it. Raises ClaimLostError if it is unknown, lost, or begun already."""
@@ -72,10 +73,11 @@ class Leases:
             lease.tokens = tokens
             self.changed.notify_all()
 
-    def drop(self, claim: str) -> None:
-        """The claim is over: finished, released or lost, and the engine has let go of the job."""
+    def drop(self, *claims: str) -> None:
+        """They are over: finished, released or lost, and the engine has let go of the jobs."""
         with self.changed:
-            self._leases.pop(claim, None)
+            for claim in claims:
+                self._leases.pop(claim, None)
             self.changed.notify_all()
 
     def all(self) -> list[Lease]:

@@ -30,7 +30,7 @@ MEMORY = (Closed.GPU_MEMORY, Closed.LEDGER)
 
 
 class Taker:
-    """Takes until stopped. `judge` gives the gate's verdict; `hand_over` puts a job on its way to Celery;
+    """Takes until stopped. `judge` gives the gate's verdict; `hand_over` puts jobs on their way to Celery;
     `changed` hears of each change of the reason why nothing is taken (None: the gate is open).
     """
 
@@ -43,7 +43,7 @@ class Taker:
         max_takes: int,
         capacity_tokens: int,
         judge: Callable[[], Verdict],
-        hand_over: Callable[[Lease], None],
+        hand_over: Callable[[list[Lease]], None],
         changed: Callable[[Closed | None], None],
     ) -> None:
         self._store, self._leases = store, leases
@@ -89,40 +89,44 @@ class Taker:
         if isinstance(answer, Unfit):
             self._say(verdict.scarce)
             self._wait_for_room(min(answer.tokens, self._capacity))
-        elif answer is None:
+        elif not answer:
             self._say(None)
             self._wait_for_wake()
 
-    def _take(self, verdict: Verdict) -> Taken | Unfit | None:
-        lease = self._leases.add(secrets.token_hex(16))
+    def _take(self, verdict: Verdict) -> tuple[Taken, ...] | Unfit:
+        claims = [secrets.token_hex(16) for _ in range(verdict.jobs)]
+        self._leases.add(claims)
+        answer: tuple[Taken, ...] | Unfit = ()
         try:
             answer = self._store.run(
                 verb.take(
                     self._model,
                     self._worker,
-                    lease.claim,
+                    claims,
                     lease_seconds=self._leases.lease_seconds,
                     headroom=verdict.headroom,
                     capacity=self._capacity,
                     max_takes=self._max_takes,
                 )
             )
-        except BaseException:
-            # If the take was executed all the same, the next renew finds a stranger and frees it.
-            self._leases.drop(lease.claim)
-            raise
-        if not isinstance(answer, Taken):
-            self._leases.drop(lease.claim)
-            return answer
-        self._leases.fill(lease, answer)
-        # The gate may have closed while the take was under way. This job's own claim is no reason.
-        now = self._judge().closed
-        if now in (Closed.DRAINING, Closed.ENGINE, Closed.GPU_MEMORY):
-            self.give_back(lease, f"gate_closed_{now}")
+        finally:
+            # If a take was executed whose answer is lost, the next renew finds strangers and frees them.
+            made = () if isinstance(answer, Unfit) else answer
+            leases = [self._leases.fill(taken) for taken in made]
+            self._leases.drop(*set(claims).difference(taken.claim for taken in made))
+        if leases:
+            self._pass_on(leases)
+        return answer
+
+    def _pass_on(self, leases: list[Lease]) -> None:
+        """Hand jobs over, unless the gate has closed while the take was under way. Their own claims are no reason."""
+        closed = self._judge().closed
+        if closed in (Closed.DRAINING, Closed.ENGINE, Closed.GPU_MEMORY):
+            for lease in leases:
+                self.give_back(lease, f"gate_closed_{closed}")
         else:
             self._say(None)
-            self._hand_over(lease)
-        return answer
+            self._hand_over(leases)
 
     def give_back(self, lease: Lease, cause: str) -> None:
         """Release a job that no task has begun."""

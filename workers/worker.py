@@ -62,10 +62,10 @@ class Worker:
         )
         self._taker: Taker | None = None
 
-    def start(self, hand_over: Callable[[Lease], None], give_up: Callable[[str], None]) -> None:
+    def start(self, hand_over: Callable[[list[Lease]], None], give_up: Callable[[str], None]) -> None:
         """Check Redis, beat, load, and take, in a thread of its own. Done once.
 
-        `hand_over` puts a job on Celery's loop; `give_up` ends the process with a sentence.
+        `hand_over` puts jobs on Celery's loop; `give_up` ends the process with a sentence.
         """
         with self._once:
             if self._started:
@@ -73,7 +73,7 @@ class Worker:
             self._started = True
         threading.Thread(target=self._load, args=(hand_over, give_up), name="load", daemon=True).start()
 
-    def _load(self, hand_over: Callable[[Lease], None], give_up: Callable[[str], None]) -> None:
+    def _load(self, hand_over: Callable[[list[Lease]], None], give_up: Callable[[str], None]) -> None:
         try:
             self._check()
             self._heartbeat.start()

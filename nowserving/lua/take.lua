@@ -1,28 +1,26 @@
--- Pop the first job that may run and claim it for a worker, in one step.
--- ARGV: now, model, worker, claim, lease s, headroom tokens, capacity tokens, max_takes, version
--- Answers: {'taken', field, value, …} · {'unfit', id, tokens} (the head stays: it is larger than the headroom)
---          {'empty'}
+-- Pop the first jobs that may run and claim them for a worker, in one step.
+-- ARGV: now, model, worker, lease s, headroom tokens, capacity tokens, max_takes, version, claim, …
+-- Answers: {{claim, field, value, …}, …} (at most one a claim, and this worker's share of what waits)
+--          {'unfit', id, tokens} (none, and the head stays: it is larger than the headroom) · {}
 -- Promises: a job is in its queue or under a lease at every instant; the same claim gets the same job again.
+-- The headroom holds for each: who sends several claims has room for as many jobs of that size.
 -- A job larger than a whole worker (capacity) is judged by the capacity: the worker that has all of it free decides.
-local model, worker, claim = ARGV[2], ARGV[3], ARGV[4]
-local headroom, capacity = tonumber(ARGV[6]), tonumber(ARGV[7])
-local max_takes, version = tonumber(ARGV[8]), tonumber(ARGV[9])
+local model, worker, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local headroom, capacity = tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_takes, version = tonumber(ARGV[7]), tonumber(ARGV[8])
 
-local function answer(id)
+local function answer(claim, id)
   local fields = redis.call('HGETALL', JOB .. id)
-  table.insert(fields, 1, 'taken')
+  table.insert(fields, 1, claim)
   return fields
 end
 
-local held = redis.call('HGET', HELD .. worker, claim)
-if held then return answer(held) end
-
-even_if_full()
-for _, lane in ipairs({'', BATCH}) do
+-- The first job of a lane that this worker may run, after setting aside and ending what stands before it.
+local function head(lane)
   local queue, newer = QUEUE .. model .. lane, 0
   for _ = 1, 100 do
     local id = redis.call('ZRANGE', queue, newer, newer)[1]
-    if not id then break end
+    if not id then return nil end
     local job = read(id)
     if not job then
       set_aside(model, queue, id, 'no readable record')
@@ -36,18 +34,42 @@ for _, lane in ipairs({'', BATCH}) do
     elseif job.takes >= max_takes then
       unqueue(id, job)
       close(id, job, 'failed', 'error', problem('worker_lost', 'it was taken ' .. job.takes .. ' times', true))
-    elseif math.min(job.tokens, capacity) > headroom then
-      return {'unfit', id, tostring(job.tokens)}
     else
-      unqueue(id, job)
-      redis.call('HSET', JOB .. id, 'status', 'running', 'claim', claim, 'worker', worker, 'taken_at', stamp(now),
-        'takes', job.takes + 1)
-      redis.call('HSETNX', JOB .. id, 'started_at', stamp(now))
-      redis.call('ZADD', RUNNING .. model, now + tonumber(ARGV[5]), id)
-      redis.call('HSET', HELD .. worker, claim, id)
-      redis.call('HSET', BUSY .. model, worker, redis.call('HLEN', HELD .. worker))
-      return answer(id)
+      return id, job
     end
   end
 end
-return {'empty'}
+
+local function take(claim, id, job)
+  unqueue(id, job)
+  redis.call('HSET', JOB .. id, 'status', 'running', 'claim', claim, 'worker', worker, 'taken_at', stamp(now),
+    'takes', job.takes + 1)
+  redis.call('HSETNX', JOB .. id, 'started_at', stamp(now))
+  redis.call('ZADD', RUNNING .. model, now + lease, id)
+  redis.call('HSET', HELD .. worker, claim, id)
+end
+
+even_if_full()
+local waiting = redis.call('ZCARD', QUEUE .. model) + redis.call('ZCARD', QUEUE .. model .. BATCH)
+local share = math.ceil(waiting / math.max(1, redis.call('ZCARD', ALIVE .. model)))
+local taken, fresh = {}, 0
+for i = 9, #ARGV do
+  local claim = ARGV[i]
+  local held = redis.call('HGET', HELD .. worker, claim)
+  if held then
+    taken[#taken + 1] = answer(claim, held)
+  elseif fresh < share then
+    local id, job = head('')
+    if not id then id, job = head(BATCH) end
+    if not id then break end
+    if math.min(job.tokens, capacity) > headroom then
+      if #taken == 0 then return {'unfit', id, tostring(job.tokens)} end
+      break
+    end
+    take(claim, id, job)
+    fresh = fresh + 1
+    taken[#taken + 1] = answer(claim, id)
+  end
+end
+if #taken > 0 then redis.call('HSET', BUSY .. model, worker, redis.call('HLEN', HELD .. worker)) end
+return taken

@@ -14,7 +14,7 @@ from nowserving.errors import (
 )
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store
-from tests.board import LEASE, at, enqueue, look, queue, reap, renew, take, taken_id, texts
+from tests.board import LEASE, MODEL, at, enqueue, look, queue, reap, renew, take, taken_id, texts
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,28 @@ def test_a_resent_take_gets_the_same_job(store: Store) -> None:
     assert taken_id(store, "c") == first
     assert taken_id(store, "c") == first
     assert taken_id(store, "d") == second
+
+
+def take_many(store: Store, worker: str, *claims: str) -> list[str]:
+    call = verb.take(MODEL, worker, claims, lease_seconds=LEASE, headroom=1000, capacity=1000, max_takes=50)
+    answer = store.run(call)
+    assert not isinstance(answer, Unfit)
+    return [taken.job_id for taken in answer]
+
+
+def test_several_claims_take_several_jobs_and_each_its_own_again(store: Store) -> None:
+    ids = [enqueue(store) for _ in range(3)]
+    assert take_many(store, "w", "a", "b") == ids[:2]
+    assert take_many(store, "w", "a", "b", "c", "d") == ids
+    assert (queue(store).running, queue(store).busy) == (3, 1)
+
+
+def test_a_worker_takes_no_more_than_its_share(store: Store) -> None:
+    ids = [enqueue(store) for _ in range(5)]
+    renew(store, worker="one")
+    renew(store, worker="two")
+    assert take_many(store, "one", "a", "b", "c", "d", "e") == ids[:3]
+    assert take_many(store, "two", "f", "g", "h") == ids[3:4]
 
 
 def test_a_head_that_does_not_fit_stays(store: Store) -> None:

@@ -24,10 +24,15 @@ def cost(tokens: Sequence[int]) -> int:
     return 10 * sum(tokens)
 
 
-def test_an_idle_worker_may_take_a_job_of_its_whole_context() -> None:
+def test_a_worker_with_room_for_all_its_slots_may_fill_them_at_once() -> None:
     verdict = decide(OPEN, cost)
-    assert verdict.closed is None
-    assert verdict.headroom == 100
+    assert (verdict.closed, verdict.headroom, verdict.jobs) == (None, 100, 4)
+    assert decide(replace(OPEN, running=(100,)), cost).jobs == 3
+
+
+def test_with_less_room_jobs_are_taken_one_by_one() -> None:
+    verdict = decide(replace(OPEN, budget_bytes=3_999), cost)
+    assert (verdict.closed, verdict.headroom, verdict.jobs) == (None, 100, 1)
 
 
 @pytest.mark.parametrize(
@@ -74,5 +79,6 @@ def test_whatever_fits_the_headroom_keeps_both_bounds(used: int, budget: int, ru
     reading = replace(OPEN, used_bytes=used, budget_bytes=budget, running=tuple(running), slots=8)
     verdict = decide(reading, cost)
     if verdict.closed is None:
-        assert cost((*running, verdict.headroom)) <= budget
-        assert cost((verdict.headroom,)) <= reading.limit_bytes - used
+        most = (verdict.headroom,) * verdict.jobs
+        assert cost((*running, *most)) <= budget
+        assert cost(most) <= reading.limit_bytes - used

@@ -24,9 +24,8 @@ def leases(clock: Clock) -> Leases:
 
 
 def taken(leases: Leases, claim: str) -> Lease:
-    lease = leases.add(claim)
-    leases.fill(lease, Taken(f"job_{claim}", {"tokens": "5"}))
-    return lease
+    leases.add([claim])
+    return leases.fill(Taken(claim, f"job_{claim}", {"tokens": "5"}))
 
 
 def test_a_claim_is_begun_once(leases: Leases) -> None:
@@ -59,7 +58,7 @@ def test_a_lease_ends_by_its_own_clock(leases: Leases, clock: Clock) -> None:
 
 
 def test_a_claim_whose_take_is_under_way_is_named_but_no_job(leases: Leases, clock: Clock) -> None:
-    leases.add("a")
+    leases.add(["a"])
     clock.now += 1000
     leases.lose_expired()
     assert [lease.claim for lease in leases.all()] == ["a"]
