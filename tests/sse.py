@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +23,7 @@ class Reader:
         self._headers = {"Last-Event-ID": after} if after else {}
         self._client = httpx.Client(base_url=api.url, timeout=20, trust_env=False)
         self._path = f"/v1/jobs/{job_id}/events"
-        self._hanging_up = threading.Event()
+        self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -34,11 +35,10 @@ class Reader:
 
     def _read(self) -> None:
         with suppress(httpx.HTTPError), self._client.stream("GET", self._path, headers=self._headers) as answer:
+            self._socket = answer.extensions["network_stream"].get_extra_info("socket")
             self.status = answer.status_code
             for event in EventSource(answer).iter_sse():
                 self.events.append(event)
-                if self._hanging_up.is_set():
-                    return
 
     def join(self, seconds: float = 5.0) -> None:
         """Wait for the stream's end."""
@@ -47,7 +47,10 @@ class Reader:
 
     def hang_up(self) -> None:
         """End the connection."""
-        self._hanging_up.set()
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._thread.join(5)
         self._client.close()
 
     @property
