@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in .venv/bin/python python3 python3.14 python3.13 python
 BIN := .venv/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+KILLS ?= 50
 
 # None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
 demo test unit chaos bench bench-peers: export HF_HUB_OFFLINE := 1
@@ -33,7 +34,8 @@ test: install  ## all tests but chaos
 unit: install  ## the tests that need no Redis and no process
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-chaos: install  ## processes killed and connections cut at random
+chaos: export NOWSERVING_CHAOS_KILLS := $(KILLS)
+chaos: install  ## KILLS workers killed, replies cut, at random moments while jobs run
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
 
 check: install  ## format, lint, types, layers

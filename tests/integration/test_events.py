@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nowserving import keys
+from nowserving import keys, verb
 from nowserving.errors import TooManyWaitersError
 from nowserving.events import Hub, Watch
 from nowserving.store import AsyncStore, Store, connect, connect_async
@@ -175,6 +175,31 @@ def test_any_coming_and_going_misses_nothing(redis_url: str) -> None:
         await write()
         for seen in await asyncio.gather(*readers):
             assert seen == [f"{index} " for index in range(events)]
+
+    run(redis_url, body)
+
+
+def test_a_read_begun_before_an_event_is_not_shared_with_who_heard_of_it(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(hub: Hub, others: Store) -> None:
+        store, gate = hub._store, asyncio.Event()
+        read_now = store.run
+
+        async def run_late(call: verb.Call[Any]) -> Any:
+            answer = await read_now(call)
+            await gate.wait()
+            return answer
+
+        monkeypatch.setattr(store, "run", run_late)
+        early = asyncio.create_task(hub.read("job1", "0"))
+        await asyncio.sleep(0.1)
+        emit(others, "job1", 0)
+        late = asyncio.create_task(hub.read("job1", "0"))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await early == []
+        assert len(await late) == 1
 
     run(redis_url, body)
 

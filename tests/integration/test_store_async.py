@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from nowserving import verb
 from nowserving.errors import JobNotFoundError, StoreUnavailableError
 from nowserving.job import Submission, fields_of, new_job_id
-from nowserving.store import API_TOTAL_SECONDS, AsyncStore, connect_async
+from nowserving.store import API_TOTAL_SECONDS, TRIPS, AsyncStore, connect_async
 from tests.redis_server import RedisServer
 
 MODEL = "noop"
@@ -42,6 +42,29 @@ def test_no_call_is_left_behind(redis_url: str, clients: int) -> None:
                 assert (await store.run(verb.look(job_id))).job.id == job_id
 
         await asyncio.gather(*(client() for _ in range(clients)))
+
+    run(redis_url, body)
+
+
+def test_a_call_made_as_the_last_trips_end_is_no_exception(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: AsyncStore) -> None:
+        gate = asyncio.Event()
+
+        async def send(batch: Sequence[object]) -> list[str]:
+            await gate.wait()
+            return ["done"] * len(batch)
+
+        async def client(calls: int) -> list[str]:
+            return [await store.run(verb.Call("look", (), str)) for _ in range(calls)]
+
+        monkeypatch.setattr(store, "_send", send)
+        clients = []
+        for i in range(TRIPS):
+            clients.append(asyncio.create_task(client(2 if i == 0 else 1)))
+            await asyncio.sleep(0.01)
+        gate.set()
+        async with asyncio.timeout(5):
+            assert await clients[0] == ["done", "done"]
 
     run(redis_url, body)
 
