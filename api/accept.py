@@ -14,9 +14,9 @@ from api.header import read_idempotency_key
 from api.outlook import count_slots
 from api.problem import ProblemError
 from nowserving import verb
+from nowserving.answer import Look, Wait
 from nowserving.errors import QueueFullError
 from nowserving.job import Job, Status, Submission, fields_of, new_job_id
-from nowserving.verb import Look, Wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import Response
 
 from api.outlook import EXPLANATIONS, estimate_wait_seconds, find_reason
+from nowserving.answer import Look, Wait
 from nowserving.job import Job, rfc3339
-from nowserving.verb import Look, Wait
 
 
 def describe_urls(job_id: str) -> dict[str, str]:

@@ -15,11 +15,11 @@ from api.header import id_before, read_last_event_id
 from api.jobs import check_job_id
 from api.problem import ProblemError
 from nowserving import verb
+from nowserving.answer import Wait
 from nowserving.errors import JobNotFoundError, NowservingError
 from nowserving.event import Event
 from nowserving.events import Watch
 from nowserving.job import rfc3339
-from nowserving.verb import Wait
 
 PING_SECONDS = 15
 IDLE_SECONDS = 30.0

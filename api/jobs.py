@@ -16,8 +16,8 @@ from api.problem import ProblemError
 from api.schema import SUBMISSION
 from api.wait import wait_for_end
 from nowserving import verb
+from nowserving.answer import Look
 from nowserving.job import Status, is_job_id
-from nowserving.verb import Look
 
 CONFIRM_SECONDS = 0.1
 MAX_SEQUENCE = 2**53

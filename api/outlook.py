@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nowserving.verb import Wait
+from nowserving.answer import Wait
 
 EXPLANATIONS = {
     "no_worker": "no worker serves this model now",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 
 from nowserving import verb
+from nowserving.answer import Reaped
 from nowserving.errors import NowservingError, StoreUnavailableError, UnsuitableRedisError
 from nowserving.events import end_tasks
 from nowserving.settings import Settings
@@ -110,5 +111,5 @@ class Pulse:
         self.state = state
 
 
-def _counts(reaped: verb.Reaped) -> tuple[int, int, int]:
+def _counts(reaped: Reaped) -> tuple[int, int, int]:
     return reaped.requeued, reaped.failed, reaped.expired

@@ -9,9 +9,9 @@ from fastapi import Request
 
 from api.front import Front
 from nowserving import verb
+from nowserving.answer import Look
 from nowserving.errors import StoreUnavailableError
 from nowserving.events import Watch
-from nowserving.verb import Look
 
 PAUSE_SECONDS = 0.2
 

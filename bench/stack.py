@@ -15,8 +15,9 @@ import psutil
 from bench.dialect import Dialect
 from bench.environment import work_folder
 from bench.errors import BenchError
-from bench.process import Process, answers, free_port, wait_until
+from bench.process import Process, answers, wait_until
 from bench.redis_server import DEFAULT, RedisServer
+from nowserving.cli.port import find_free_port
 
 QUIET_API = ("--log-level", "warning")
 """Options of every uvicorn here: Celery by default logs no line a job, so the API logs none either."""
@@ -33,7 +34,7 @@ class Stack(ABC):
     redis: RedisServer
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self.processes: list[Process] = []
         self.parts = ExitStack()
 

@@ -1,4 +1,4 @@
-"""Every error nowserving raises, one line each: a stable code that clients may match, and a sentence for a person.
+"""The errors that both sides share, one line each: a stable code that clients may match, and a sentence for a person.
 
 Only api/ turns them into HTTP answers.
 """

@@ -45,7 +45,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.CANCELED: frozenset(),
     Status.EXPIRED: frozenset(),
 }
-"""What may follow what. The Lua scripts enforce it; the stateful tests compare every step with this table."""
+"""What may follow what; the Lua scripts enforce it."""
 
 
 class Lane(StrEnum):

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """Read the environment. Raises SettingsError naming the variable and what is allowed."""
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(**overrides)  # type: ignore[arg-type]  # checked at run time
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = "NOWSERVING_" + "_".join(str(part) for part in first["loc"]).upper()

@@ -11,14 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from nowserving.answer import Beat as Beat
-from nowserving.answer import Enqueued as Enqueued
-from nowserving.answer import Look as Look
-from nowserving.answer import Queue as Queue
-from nowserving.answer import Reaped as Reaped
-from nowserving.answer import Taken as Taken
-from nowserving.answer import Unfit as Unfit
-from nowserving.answer import Wait as Wait
+from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Taken, Unfit, Wait
 from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
 from nowserving.event import Event
 from nowserving.job import VERSION, Job, Status

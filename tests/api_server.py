@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from api.app import create_app
 from nowserving.catalog import parse_catalog
+from nowserving.cli.port import find_free_port
 from nowserving.settings import Settings
-from tests.redis_server import free_port
 
 MODEL = "noop"
 CATALOG = {"models": {MODEL: {"engine": "noop", "slots": 2, "max_new_tokens": 512}}}
@@ -23,7 +23,7 @@ class ApiServer:
     """One uvicorn with an app of its own; `http` is a client of it."""
 
     def __init__(self, redis_url: str, **settings: Any) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
         self.app = create_app(Settings(redis_url=SecretStr(redis_url), **settings), parse_catalog(CATALOG, "test"))

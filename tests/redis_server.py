@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -12,23 +11,16 @@ from pathlib import Path
 
 import redis
 
+from nowserving.cli.command import redis_command
+from nowserving.cli.port import find_free_port
 from nowserving.cli.redis_server import find_server
-
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:
     """One server process with its data in a folder; the port stays the same over restarts."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,11 +33,9 @@ class RedisServer:
 
     def start(self, *options: str) -> None:
         """Start it; returns when it answers."""
-        listen = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
+        command = redis_command(find_server(), self.port, self._folder)
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [find_server(), *listen, *DURABLE, *options], stdout=log, stderr=log, start_new_session=True
-            )
+            self._process = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + 20
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "redis.log").read_text()

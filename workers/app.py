@@ -22,9 +22,6 @@ from workers.worker import Worker
 
 log = logging.getLogger("nowserving.worker")
 
-EX_CONFIG = 78
-"""sysexits.h: a restart will not help."""
-
 
 def read_configuration() -> tuple[Settings, Catalog]:
     """Settings and catalog, or the end of the process with one sentence."""
@@ -32,7 +29,8 @@ def read_configuration() -> tuple[Settings, Catalog]:
         settings = load_settings()
         return settings, load_catalog(settings.models_file)
     except NowservingError as error:
-        sys.exit(f"nowserving: {error.message}")
+        sys.stderr.write(f"nowserving: {error.message}\n")
+        sys.exit(os.EX_CONFIG)
 
 
 # Threads that spin while they wait starve everything else on the machine. OpenMP reads it when torch is imported.
@@ -86,7 +84,7 @@ def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
         _worker = Worker(settings, catalog[models[0]])
     except NowservingError as error:
         sys.stderr.write(f"nowserving: {error.message}\n")
-        sys.exit(EX_CONFIG)
+        sys.exit(os.EX_CONFIG)
     conf.worker_concurrency = _worker.model.slots
 
 
@@ -110,7 +108,7 @@ def start(sender: Consumer, **_: Any) -> None:
 
     def give_up(sentence: str) -> None:
         log.critical(sentence)
-        state.should_stop = EX_CONFIG
+        state.should_stop = os.EX_CONFIG
         sender.hub.call_soon(lambda: None)
 
     worker.start(hand_over, give_up)

@@ -1,4 +1,4 @@
-"""The gate: may this worker take one more job now, of how many tokens, and if not, why. Pure."""
+"""The gate: how many jobs, of how many tokens, may this worker take now, and if none, why. Pure."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def decide(reading: Reading, cost: Cost) -> Verdict:
         return Verdict(Closed.SLOTS)
     measured = reading.limit_bytes - reading.used_bytes
     if measured <= 0:
-        return Verdict(Closed.GPU_MEMORY, scarce=Closed.GPU_MEMORY)
+        return Verdict(Closed.GPU_MEMORY)
     free = reading.slots - len(reading.running)
     many = (reading.context_tokens,) * free
     if cost((*reading.running, *many)) <= reading.budget_bytes and cost((*reading.unallocated, *many)) <= measured:

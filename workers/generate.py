@@ -7,11 +7,18 @@ import secrets
 from typing import Any, TypeVar
 
 from nowserving import verb
-from nowserving.errors import ClaimLostError, EngineError, NowservingError, StoreFullError, StoreUnavailableError
+from nowserving.errors import (
+    ClaimLostError,
+    EngineError,
+    JobTimeoutError,
+    NowservingError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 from nowserving.job import Job, Status
 from nowserving.store import Store
 from workers.engines.engine import Ended, Engine, FinishReason, Prepared, Prompt
-from workers.inbox import Batch, Inbox
+from workers.inbox import Inbox, Piece
 from workers.lease import Lease, Leases
 
 T = TypeVar("T")
@@ -73,7 +80,7 @@ class Generation:
             self._leases.reserve(lease, prepared.tokens)
         return fits
 
-    def _stream(self, lease: Lease, prepared: Prepared) -> tuple[Ended, Batch]:
+    def _stream(self, lease: Lease, prepared: Prepared) -> tuple[Ended, Piece]:
         """Run it on the engine, passing on tokens as they come; the end, and the last tokens not yet passed on."""
         job_id = lease.job_id
         inbox = Inbox(len(prepared.prompt.made))
@@ -85,13 +92,13 @@ class Generation:
         if lease.lost.is_set() or lease.handed_back.is_set():
             lease.stop()
         while True:
-            batch = inbox.next()
-            if batch.ended:
-                return batch.ended, batch
-            if not lease.lost.is_set() and batch.begun is not None:
-                self._write(lease, verb.begin(job_id, lease.claim, batch.begun))
-            if not lease.lost.is_set() and batch.ids:
-                self._write(lease, verb.append(job_id, lease.claim, batch.index, batch.ids, batch.text))
+            piece = inbox.next()
+            if piece.ended:
+                return piece.ended, piece
+            if not lease.lost.is_set() and piece.begun is not None:
+                self._write(lease, verb.begin(job_id, lease.claim, piece.begun))
+            if not lease.lost.is_set() and piece.ids:
+                self._write(lease, verb.append(job_id, lease.claim, piece.index, piece.ids, piece.text))
 
     def _write(self, lease: Lease, call: verb.Call[bool]) -> None:
         """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""
@@ -101,25 +108,24 @@ class Generation:
         except ClaimLostError:
             self._leases.lose([lease.claim])
 
-    def _finish(self, lease: Lease, ended: Ended, rest: Batch) -> str:
+    def _finish(self, lease: Lease, ended: Ended, rest: Piece) -> str:
         if lease.lost.is_set():
             return "lost"
         if ended.error is not None:
             if not self._engine.health().alive:
                 return self._release(lease, "engine", refund=False)
-            return self._fail(lease, ended.error)
+            return self._fail(lease, ended.error, rest)
+        if ended.reason is FinishReason.TIMEOUT:
+            return self._fail(lease, JobTimeoutError("it ran longer than its timeout_seconds"), rest)
         usage = {"prompt_tokens": ended.prompt_tokens, "completion_tokens": ended.completion_tokens}
         output = {"text": ended.text, "finish_reason": ended.reason.value, "usage": usage}
-        if ended.reason is FinishReason.TIMEOUT:
-            error = {"code": "timeout", "message": "it ran longer than its timeout_seconds", "retryable": False}
-            return self._end(lease, Status.FAILED, error, rest)
         return self._end(lease, Status.SUCCEEDED, output, rest)
 
-    def _fail(self, lease: Lease, error: NowservingError) -> str:
+    def _fail(self, lease: Lease, error: NowservingError, rest: Piece | None = None) -> str:
         problem = {"code": error.code, "message": error.message, "retryable": error.retryable}
-        return self._end(lease, Status.FAILED, problem, None)
+        return self._end(lease, Status.FAILED, problem, rest)
 
-    def _end(self, lease: Lease, status: Status, result: dict[str, Any], rest: Batch | None) -> str:
+    def _end(self, lease: Lease, status: Status, result: dict[str, Any], rest: Piece | None) -> str:
         last: dict[str, Any] = {}
         if rest:
             last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun}

@@ -14,7 +14,7 @@ FLUSH_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Piece:
     """Tokens `index`, `index + 1`, … with the text that became certain; `begun` holds the prompt's tokens, once."""
 
     begun: int | None
@@ -25,7 +25,7 @@ class Batch:
 
 
 class Inbox:
-    """A sink whose engine side never blocks; the task takes from it in batches."""
+    """A sink whose engine side never blocks; the task takes from it piece by piece."""
 
     def __init__(self, made: int) -> None:
         self._ready = threading.Condition()
@@ -55,19 +55,19 @@ class Inbox:
             self._ended = end
             self._ready.notify()
 
-    def next(self) -> Batch:
+    def next(self) -> Piece:
         """Wait for something to pass on. Text without a token stays for the end, since only tokens have an index."""
         with self._ready:
             while not (self._ended or self._begun is not None or self._due()):
                 wait = self._flushed_at + FLUSH_SECONDS - time.monotonic() if self._ids else None
                 self._ready.wait(wait)
-            batch = Batch(self._begun, self._index, tuple(self._ids), "".join(self._text), self._ended)
+            piece = Piece(self._begun, self._index, tuple(self._ids), "".join(self._text), self._ended)
             self._begun = None
             if self._ids or self._ended:
                 self._index += len(self._ids)
                 self._ids, self._text = [], []
                 self._flushed_at = time.monotonic()
-            return batch
+            return piece
 
     def _due(self) -> bool:
         return bool(self._ids) and time.monotonic() >= self._flushed_at + FLUSH_SECONDS

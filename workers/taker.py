@@ -26,7 +26,6 @@ LOOK_SECONDS = 0.02
 """How often a closed gate is asked again. Costs Redis nothing."""
 UNFIT_SECONDS = 0.25
 """How often the queue is asked again whether its head is still the one that does not fit."""
-MEMORY = (Closed.GPU_MEMORY, Closed.LEDGER)
 
 
 class Taker:
@@ -144,7 +143,7 @@ class Taker:
             verdict = self._judge()
             if verdict.closed is None and verdict.headroom >= tokens:
                 return
-            if verdict.closed not in (None, *MEMORY):
+            if verdict.closed and not verdict.closed.by_memory:
                 return
             self._leases.wait_for_change(LOOK_SECONDS)
 

@@ -20,7 +20,7 @@ from nowserving.store import Store, connect
 from nowserving.verb import leave
 from workers.engines.engine import Capacity
 from workers.engines.load import make_engine
-from workers.gate import Closed, Reading, Verdict, decide
+from workers.gate import Closed, Reading, Verdict, decide, most_tokens
 from workers.generate import Generation
 from workers.heartbeat import Heartbeat
 from workers.lease import Lease, Leases
@@ -44,7 +44,7 @@ class Worker:
         self._started = False
         self._closed: Closed | None = Closed.ENGINE
         self._store = Store(connect(settings.redis_url.get_secret_value()))
-        self._engine = make_engine(model)
+        self._engine = make_engine(model, settings.cache_dir, log.info)
         self._probe = make_probe(settings.memory_probe)
         self._capacity: Capacity | None = None
         self._limit_bytes = 0
@@ -95,7 +95,7 @@ class Worker:
             self.model.name,
             self.name,
             self._settings.max_takes,
-            decide(self._read(capacity, idle=True), self._engine.cost).headroom,
+            most_tokens(self._engine.cost, (), capacity.budget_bytes, capacity.context_tokens),
             self._judge,
             hand_over,
             self._note,
@@ -163,16 +163,16 @@ class Worker:
             return Verdict(Closed.ENGINE)
         return decide(self._read(self._capacity), self._engine.cost)
 
-    def _read(self, capacity: Capacity, idle: bool = False) -> Reading:
-        jobs = [] if idle else self.leases.jobs()
+    def _read(self, capacity: Capacity) -> Reading:
+        jobs = self.leases.jobs()
         return Reading(
             draining=self._draining.is_set(),
             engine_alive=self._engine.health().alive,
             slots=capacity.slots,
             running=tuple(lease.tokens for lease in jobs),
             unallocated=tuple(lease.tokens for lease in jobs if not lease.begun),
-            used_bytes=0 if idle else self._probe.read().used_bytes,
-            limit_bytes=capacity.budget_bytes if idle else self._limit_bytes,
+            used_bytes=self._probe.read().used_bytes,
+            limit_bytes=self._limit_bytes,
             budget_bytes=capacity.budget_bytes,
             context_tokens=capacity.context_tokens,
         )

@@ -67,8 +67,6 @@ def environment(settings: Settings, root: Path) -> dict[str, str]:
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
     env["PYTHONUNBUFFERED"] = "1"
-    # OpenMP's threads spin while they wait: where they share their cores, a model runs ten times slower for it.
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     env["NOWSERVING_REDIS_URL"] = settings.redis_url.get_secret_value()
     env["NOWSERVING_HOST"] = settings.host
     env["NOWSERVING_PORT"] = str(settings.port)

@@ -119,6 +119,11 @@ local function close(id, job, status, detail, json)
   redis.call('EXPIRE', EVENTS .. id, retain)
 end
 
+local function expire(id, job)
+  unqueue(id, job)
+  close(id, job, 'expired', 'error', problem('expired', 'it could not be started in time', true))
+end
+
 -- What a job that did not come to its end has made so far.
 local function partial_output(id, job, reason)
   local text = {}
@@ -169,8 +174,7 @@ local function reap(model, max_attempts)
     local job = read(id)
     redis.call('ZREM', STARTING .. model, id)
     if job and job.status == 'queued' then
-      unqueue(id, job)
-      close(id, job, 'expired', 'error', problem('expired', 'it could not be started in time', true))
+      expire(id, job)
       expired = expired + 1
     end
   end

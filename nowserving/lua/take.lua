@@ -29,8 +29,7 @@ local function head(lane)
     elseif job.status ~= 'queued' or job.queue ~= queue then
       set_aside(model, queue, id, 'its record says ' .. job.status .. ' in ' .. job.queue)
     elseif job.start_by and now > tonumber(job.start_by) then
-      unqueue(id, job)
-      close(id, job, 'expired', 'error', problem('expired', 'it could not be started in time', true))
+      expire(id, job)
     elseif job.takes >= max_takes then
       unqueue(id, job)
       close(id, job, 'failed', 'error', problem('worker_lost', 'it was taken ' .. job.takes .. ' times', true))

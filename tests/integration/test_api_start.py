@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.redis_server import RedisServer, free_port
+from nowserving.cli.port import find_free_port
+from tests.redis_server import RedisServer
 
 Eventually = Callable[..., None]
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ class Process:
     """`uvicorn api.app:app` as a child."""
 
     def __init__(self, **settings: str) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         env = {name: value for name, value in os.environ.items() if not name.startswith("NOWSERVING_")}
         env |= {f"NOWSERVING_{name.upper()}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(self.port)]

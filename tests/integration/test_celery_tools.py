@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from nowserving import keys
+from nowserving.cli.port import find_free_port
 from nowserving.job import Status
 from nowserving.store import Store, connect
-from tests.redis_server import free_port
 from tests.worker_process import MODEL, ROOT, WorkerProcess, enqueue, look, noop, ready
 
 Eventually = Callable[..., None]
@@ -72,7 +72,7 @@ def test_remote_control_sees_and_stops_a_worker(
 def test_flower_shows_a_worker_and_its_queue(
     redis_url: str, live: Store, environment: dict[str, str], tmp_path: Path, eventually: Eventually
 ) -> None:
-    port = free_port()
+    port = find_free_port()
     command = [sys.executable, "-m", "celery", "-A", "workers.app", "flower", "--address=127.0.0.1", f"--port={port}"]
     with WorkerProcess(redis_url, tmp_path, noop()), (tmp_path / "flower.log").open("wb") as log:
         eventually(lambda: ready(live), 20)

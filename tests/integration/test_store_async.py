@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from nowserving import verb
+from nowserving.answer import Enqueued, Look
 from nowserving.errors import JobNotFoundError, StoreUnavailableError
 from nowserving.job import Submission, fields_of, new_job_id
 from nowserving.store import API_TOTAL_SECONDS, TRIPS, AsyncStore, connect_async
@@ -27,7 +28,7 @@ def run(redis_url: str, body: Callable[[AsyncStore], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def enqueue(job_id: str) -> verb.Call[verb.Enqueued]:
+def enqueue(job_id: str) -> verb.Call[Enqueued]:
     submission = Submission.model_validate({"model": MODEL, "input": {"prompt": "hello"}})
     return verb.enqueue(job_id, MODEL, fields_of(submission, 1), max_depth=10_000)
 
@@ -75,7 +76,7 @@ def test_one_calls_failure_is_not_the_others(redis_url: str) -> None:
         await store.run(enqueue(job_id))
         calls = [verb.look(i) for i in (job_id, unknown, job_id, unknown)]
         answers = await asyncio.gather(*map(store.run, calls), return_exceptions=True)
-        assert [type(answer) for answer in answers] == [verb.Look, JobNotFoundError] * 2
+        assert [type(answer) for answer in answers] == [Look, JobNotFoundError] * 2
 
     run(redis_url, body)
 
@@ -113,6 +114,6 @@ def test_a_caller_that_goes_away_takes_nobody_with_it(redis_url: str) -> None:
         for task in tasks[::2]:
             task.cancel()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(answer) for answer in answers] == [asyncio.CancelledError, verb.Enqueued] * 10
+        assert [type(answer) for answer in answers] == [asyncio.CancelledError, Enqueued] * 10
 
     run(redis_url, body)

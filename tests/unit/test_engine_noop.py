@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from nowserving.catalog import Model
@@ -84,16 +86,16 @@ def test_its_ledger() -> None:
 
 
 def test_the_catalog_names_the_engine() -> None:
-    engine = make_engine(Model(name="m", engine="noop", source="noop:4@0.5", slots=3))
+    engine = make_engine(Model(name="m", engine="noop", source="noop:4@0.5", slots=3), Path())
     assert isinstance(engine, NoopEngine)
     assert engine.capacity().slots == 3
-    own = make_engine(Model(name="m", engine=f"{__name__}:Own"))
+    own = make_engine(Model(name="m", engine=f"{__name__}:Own"), Path())
     assert isinstance(own, Own)
     assert own.model.name == "m"
     with pytest.raises(EngineError, match="cannot be imported"):
-        make_engine(Model(name="m", engine="no_such_package.module:Engine"))
+        make_engine(Model(name="m", engine="no_such_package.module:Engine"), Path())
     with pytest.raises(EngineError, match=r"package\.module:Class"):
-        make_engine(Model.model_construct(name="m", engine="vllm", source=""))
+        make_engine(Model.model_construct(name="m", engine="vllm", source=""), Path())
 
 
 class Own(NoopEngine):

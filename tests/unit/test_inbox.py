@@ -9,8 +9,8 @@ def test_the_first_token_is_passed_on_at_once() -> None:
     inbox.begun(3)
     assert inbox.next().begun == 3
     inbox.tokens(0, [7], "a")
-    batch = inbox.next()
-    assert (batch.begun, batch.index, batch.ids, batch.text, batch.ended) == (None, 0, (7,), "a", None)
+    piece = inbox.next()
+    assert (piece.begun, piece.index, piece.ids, piece.text, piece.ended) == (None, 0, (7,), "a", None)
 
 
 def test_indexes_go_on_where_the_checkpoint_ends() -> None:
@@ -28,8 +28,8 @@ def test_the_end_takes_all_that_is_left_along() -> None:
     inbox.tokens(0, [1], "a")
     inbox.tokens(1, [], "b")
     inbox.ended(END)
-    batch = inbox.next()
-    assert (batch.ids, batch.text, batch.ended) == ((1,), "ab", END)
+    piece = inbox.next()
+    assert (piece.ids, piece.text, piece.ended) == ((1,), "ab", END)
 
 
 def test_text_without_a_token_waits_for_one() -> None:
@@ -38,5 +38,5 @@ def test_text_without_a_token_waits_for_one() -> None:
     inbox.begun(1)
     assert inbox.next().ids == ()
     inbox.tokens(0, [4], "!")
-    batch = inbox.next()
-    assert (batch.ids, batch.text) == ((4,), "late!")
+    piece = inbox.next()
+    assert (piece.ids, piece.text) == ((4,), "late!")

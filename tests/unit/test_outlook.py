@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.outlook import EXPLANATIONS, count_slots, estimate_wait_seconds, find_reason
-from nowserving.verb import Wait
+from nowserving.answer import Wait
 
 
 def worker(reason: str | None = None, state: str = "ready", slots: int = 2, running: int = 0) -> dict[str, Any]:

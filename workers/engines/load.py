@@ -4,47 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Protocol, cast
+from pathlib import Path
+from typing import cast
 
+from nowserving.catalog import Model
 from nowserving.errors import EngineError
 from workers.engines.engine import Engine
 
 Progress = Callable[[str], None]
 
 
-class ModelConfig(Protocol):
-    """What an engine needs to know of a model: `nowserving.catalog.Model` is one."""
-
-    @property
-    def engine(self) -> str:
-        """ "transformers", "noop" or "package.module:Class"."""
-
-    @property
-    def source(self) -> str:
-        """Where the model is; its form is the engine's."""
-
-    @property
-    def slots(self) -> int:
-        """Jobs that may run at once."""
-
-    @property
-    def memory_fraction(self) -> float:
-        """The part of the device's memory that this worker may fill, 0 to 1."""
-
-    @property
-    def device(self) -> str:
-        """ "auto", "cpu", "cuda" or "cuda:N"."""
-
-    @property
-    def dtype(self) -> str:
-        """ "auto", "float32", "bfloat16" or "float16"."""
-
-    @property
-    def threads(self) -> int | None:
-        """CPU threads of the model; None leaves the library's default."""
-
-
-def make_engine(model: ModelConfig, progress: Progress = lambda step: None) -> Engine:
+def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda step: None) -> Engine:
     """Make the engine of `model`, not yet started. A class of the user's own is called with `model` alone.
 
     Raises EngineError if there is no such engine, or its source makes no sense.
@@ -59,6 +29,7 @@ def make_engine(model: ModelConfig, progress: Progress = lambda step: None) -> E
             device=model.device,
             dtype=model.dtype,
             threads=model.threads,
+            cache_dir=cache_dir,
             progress=progress,
         )
     if model.engine == "noop":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
 from nowserving.errors import EngineError
-from nowserving.settings import load_settings
 from workers.engines.attention import NAME, Segment, ShapeTracer
 from workers.engines.builtin import PREFIX, model_folder
 from workers.engines.cache import CacheLayout, JobCache
@@ -45,10 +45,10 @@ class LoadedModel:
     weights_bytes: int
 
 
-def load_model(source: str, device: str, dtype: str, progress: Progress) -> LoadedModel:
+def load_model(source: str, device: str, dtype: str, cache_dir: Path, progress: Progress) -> LoadedModel:
     """Load from "builtin:NAME", a folder or a hub id. Raises EngineError in one sentence."""
     target = _device(device)
-    where = str(model_folder(source, load_settings().cache_dir, progress)) if source.startswith(PREFIX) else source
+    where = str(model_folder(source, cache_dir, progress)) if source.startswith(PREFIX) else source
     progress(f"loading {source} on {target}")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar

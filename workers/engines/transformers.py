@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,10 +35,14 @@ class TransformersEngine:
         device: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
+        cache_dir: Path = Path(),
         progress: Progress = lambda step: None,
     ) -> None:
-        """`source` is "builtin:NAME", a folder or a hub id; `threads` are torch's on the CPU, None its own choice."""
-        self._load: Callable[[], LoadedModel] = lambda: load_model(source, device, dtype, progress)
+        """`source` is "builtin:NAME" (converted into `cache_dir`), a folder or a hub id.
+
+        `threads` are torch's on the CPU, None its own choice.
+        """
+        self._load: Callable[[], LoadedModel] = lambda: load_model(source, device, dtype, cache_dir, progress)
         self._slots, self._memory_fraction, self._threads = slots, memory_fraction, threads
         self._progress = progress
         self._budget_bytes: int | None = None
