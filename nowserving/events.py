@@ -17,7 +17,7 @@ from redis.asyncio.client import PubSub
 
 from nowserving import keys, verb
 from nowserving.errors import StoreUnavailableError, TooManyWaitersError
-from nowserving.event import Event, is_terminal
+from nowserving.event import Event
 from nowserving.store import AsyncStore
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,8 @@ class Hub:
         self._store = store
         self._max_waiters = max_waiters
         self._watches: dict[str, set[Watch]] = {}
+        self._end_watches: dict[str, set[Watch]] = {}
+        self._hears_ends = False
         self._subscribed: set[str] = set()
         self._confirmed: set[str] = set()
         self._touched: set[str] = set()
@@ -115,8 +117,13 @@ class Hub:
         return Watch(self, job_id, end_only)
 
     def add(self, watch: Watch) -> None:
-        """Subscribe if it is the job's first."""
+        """Subscribe if it is the job's first. The ends of all jobs are heard in any case."""
         self.waiters += 1
+        if watch.end_only:
+            self._end_watches.setdefault(watch.job_id, set()).add(watch)
+            if self._hears_ends:
+                watch.hint()
+            return
         channel = keys.events(watch.job_id)
         self._watches.setdefault(channel, set()).add(watch)
         if channel in self._confirmed:
@@ -126,6 +133,11 @@ class Hub:
     def remove(self, watch: Watch) -> None:
         """Unsubscribe if it was the job's last."""
         self.waiters -= 1
+        if watch.end_only:
+            self._end_watches[watch.job_id].discard(watch)
+            if not self._end_watches[watch.job_id]:
+                del self._end_watches[watch.job_id]
+            return
         channel = keys.events(watch.job_id)
         self._watches[channel].discard(watch)
         if not self._watches[channel]:
@@ -171,14 +183,14 @@ class Hub:
         while True:
             try:
                 async with self._store.client.pubsub() as pubsub:
-                    # An id no job has: with no channel at all a connection cannot be listened on.
-                    await pubsub.subscribe(keys.events(""))
+                    await pubsub.subscribe(keys.ENDED)
                     await _run_until_one_ends(self._hear(pubsub), self._tell(pubsub))
             except (redis.RedisError, OSError) as error:
                 log.info("the events' connection broke: %s", error)
             except Exception:
                 log.exception("the events' connection failed")
             # All is subscribed to anew, and each confirmation is a hint: nothing sent meanwhile is missed.
+            self._hears_ends = False
             self._subscribed.clear()
             self._confirmed.clear()
             self._touch(*self._watches)
@@ -190,16 +202,26 @@ class Hub:
             if message is None:
                 raise redis.ConnectionError(f"silent for {SILENCE_SECONDS:g} s")
             kind, channel = message["type"], message["channel"]
+            if channel == keys.ENDED:
+                self._hear_end(message)
+                continue
             if kind == "subscribe":
                 # It may be of a subscription that has been left since.
                 if channel in self._subscribed:
                     self._confirmed.add(channel)
             elif kind != "message":
                 continue
-            ended = kind == "subscribe" or is_terminal(message["data"])
             for watch in self._watches.get(channel, ()):
-                if ended or not watch.end_only:
-                    watch.hint()
+                watch.hint()
+
+    def _hear_end(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self._hears_ends = True
+            watches = [watch for job in self._end_watches.values() for watch in job]
+        else:
+            watches = list(self._end_watches.get(message["data"], ()))
+        for watch in watches:
+            watch.hint()
 
     async def _tell(self, pubsub: PubSub) -> None:
         while True:

@@ -20,6 +20,7 @@
 | finished | zset | ended jobs by the time they are forgotten |
 | sequence | string | the last sequence given |
 | idempotency:{key} | string | fingerprint and job of a client's key; has a TTL |
+| ended | channel | the id of each job that ends, for those who wait for nothing else |
 | tick | string | which API process reaps now; has a TTL |
 """
 
@@ -47,6 +48,7 @@ FINISHED = PREFIX + "finished"
 SEQUENCE = PREFIX + "sequence"
 IDEMPOTENCY = PREFIX + "idempotency:"
 TICK = PREFIX + "tick"
+ENDED = PREFIX + "ended"
 
 
 def queue(model: str, lane: str = "normal") -> str:

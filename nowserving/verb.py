@@ -74,8 +74,7 @@ def take(
     def parse(reply: Reply) -> tuple[Taken, ...] | Unfit:
         if reply and reply[0] == "unfit":
             return Unfit(reply[1], int(reply[2]))
-        records = ((claim, _pairs(fields)) for claim, *fields in reply)
-        return tuple(Taken(claim, fields["id"], fields) for claim, fields in records)
+        return tuple(Taken(claim, job_id, _pairs(fields)) for claim, job_id, *fields in reply)
 
     return Call("take", (model, worker, lease_seconds, headroom, capacity, max_takes, VERSION, *claims), parse)
 
@@ -130,10 +129,14 @@ def release(
     refund: bool = True,
     tokens: int | None = None,
     delay_seconds: float | None = None,
+    max_attempts: int = 1,
 ) -> Call[bool]:
-    """Hand the job back to its old place, or after a delay; False if the claim is lost."""
-    args = (job_id, claim, cause, int(refund), _or_empty(tokens), _or_empty(delay_seconds))
-    return Call("release", args, lambda reply: bool(reply[0] == "queued"))
+    """Hand the job back to its old place, or after a delay; False if the claim is lost.
+
+    Without a refund a job that has been charged `max_attempts` fails instead.
+    """
+    args = (job_id, claim, cause, int(refund), _or_empty(tokens), _or_empty(delay_seconds), max_attempts)
+    return Call("release", args, lambda reply: bool(reply[0] != "lost"))
 
 
 def cancel(job_id: str) -> Call[None]:

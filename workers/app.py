@@ -106,12 +106,16 @@ def start(sender: Consumer, **_: Any) -> None:
     def hand_over(leases: list[Lease]) -> None:
         sender.hub.call_soon(_deliver, sender, worker, leases)
 
-    def give_up(sentence: str) -> None:
+    def consuming() -> bool:
+        connection = sender.connection
+        return connection is not None and transport.consumes(connection._transport, keys.queue(worker.model.name))
+
+    def give_up(sentence: str, code: int) -> None:
         log.critical(sentence)
-        state.should_stop = os.EX_CONFIG
+        state.should_stop = code
         sender.hub.call_soon(lambda: None)
 
-    worker.start(hand_over, give_up)
+    worker.start(hand_over, consuming, give_up)
 
 
 def _deliver(consumer: Consumer, worker: Worker, leases: list[Lease]) -> None:

@@ -31,8 +31,9 @@ LONGEST_RETRY_SECONDS = 2.0
 class Generation:
     """Runs the jobs that this worker has taken, each on the thread that calls `run`."""
 
-    def __init__(self, store: Store, leases: Leases, engine: Engine) -> None:
+    def __init__(self, store: Store, leases: Leases, engine: Engine, max_attempts: int) -> None:
         self._store, self._leases, self._engine = store, leases, engine
+        self._max_attempts = max_attempts
 
     def run(self, job_id: str, claim: str) -> str:
         """Bring one taken job to its end and say how. Raises ClaimLostError if the claim is not valid."""
@@ -43,14 +44,16 @@ class Generation:
             if not self._reserve(lease, prepared):
                 return self._release(lease, "does_not_fit", tokens=prepared.tokens)
             ended, rest = self._stream(lease, prepared)
-            if lease.handed_back.is_set() and ended.reason is FinishReason.CANCELED:
+            if ended.reason is FinishReason.CANCELED and not lease.lost.is_set():
                 return self._release(lease, "drained")
             return self._finish(lease, ended, rest)
         except ClaimLostError:
             return "lost"
         except NowservingError as error:
+            lease.stop()
             return self._fail(lease, error)
         except Exception as error:
+            lease.stop()
             log.exception("%s failed", job_id)
             return self._fail(lease, NowservingError(f"the worker failed on this job: {error!r}"))
         finally:
@@ -137,7 +140,10 @@ class Generation:
 
     def _release(self, lease: Lease, cause: str, *, tokens: int | None = None, refund: bool = True) -> str:
         try:
-            self._patiently(lease, verb.release(lease.job_id, lease.claim, cause, tokens=tokens, refund=refund))
+            call = verb.release(
+                lease.job_id, lease.claim, cause, tokens=tokens, refund=refund, max_attempts=self._max_attempts
+            )
+            self._patiently(lease, call)
         except ClaimLostError:
             return "lost"
         return cause

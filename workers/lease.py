@@ -55,7 +55,7 @@ class Leases:
             lease = self._leases[taken.claim]
             lease.job_id = taken.job_id
             lease.taken = taken
-            lease.tokens = int(taken.fields.get("tokens", 0))
+            lease.tokens = int(float(taken.fields.get("tokens", 0)))
             return lease
 
     def begin(self, claim: str) -> Lease:

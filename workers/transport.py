@@ -7,6 +7,7 @@ thread takes jobs and hands them to `deliver`. Control, events and every other q
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -78,6 +79,11 @@ class QoS(kombu_redis.QoS):
         if not _is_job_tag(delivery_tag):
             super().reject(delivery_tag, requeue=requeue)
 
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Look for lost messages of other queues. A full Redis refuses the look's mutex: no reason to die."""
+        with suppress(redis.OutOfMemoryError):
+            super().restore_visible(*args, **kwargs)
+
 
 class Channel(kombu_redis.Channel):
     """kombu's channel, with job queues kept away from its lists and from BRPOP."""
@@ -106,6 +112,11 @@ class Channel(kombu_redis.Channel):
         pool = redis.ConnectionPool(**{**self._connparams(), "decode_responses": True})
         with redis.Redis.from_pool(pool) as client:
             Store(client).run(call)
+
+    def _queue_bind(self, *args: Any) -> None:
+        # What a full Redis refuses here has mostly been written by an earlier worker.
+        with suppress(redis.OutOfMemoryError):
+            super()._queue_bind(*args)
 
     def _size(self, queue: str) -> int:
         if not is_job_queue(queue):
@@ -139,6 +150,11 @@ def deliver(transport: virtual.Transport, queue: str, message: dict[str, Any]) -
         return False
     callback(message)
     return True
+
+
+def consumes(transport: virtual.Transport | None, queue: str) -> bool:
+    """Whether Celery would run a job of this queue now: not while it reconnects, nor after `cancel_consumer`."""
+    return transport is not None and queue in transport._callbacks
 
 
 def read_message(model: str, message: dict[str, Any]) -> tuple[str, Submission]:

@@ -42,6 +42,8 @@ class Worker:
         self._draining = threading.Event()
         self._once = threading.Lock()
         self._started = False
+        self._consuming: Callable[[], bool] = lambda: False
+        self._give_up: Callable[[str, int], None] = lambda sentence, code: None
         self._closed: Closed | None = Closed.ENGINE
         self._store = Store(connect(settings.redis_url.get_secret_value()))
         self._engine = make_engine(model, settings.cache_dir, log.info)
@@ -50,7 +52,7 @@ class Worker:
         self._limit_bytes = 0
         self._steps = (-1, 0.0)
         self.leases = Leases(settings.lease_seconds)
-        self.generation = Generation(self._store, self.leases, self._engine)
+        self.generation = Generation(self._store, self.leases, self._engine, settings.max_attempts)
         self._heartbeat = Heartbeat(
             self._store,
             self.leases,
@@ -62,29 +64,36 @@ class Worker:
         )
         self._taker: Taker | None = None
 
-    def start(self, hand_over: Callable[[list[Lease]], None], give_up: Callable[[str], None]) -> None:
+    def start(
+        self,
+        hand_over: Callable[[list[Lease]], None],
+        consuming: Callable[[], bool],
+        give_up: Callable[[str, int], None],
+    ) -> None:
         """Check Redis, beat, load, and take, in a thread of its own. Done once.
 
-        `hand_over` puts jobs on Celery's loop; `give_up` ends the process with a sentence.
+        `hand_over` puts jobs on Celery's loop, `consuming` says whether that would run them now; `give_up` ends the
+        process with a sentence and an exit code.
         """
         with self._once:
             if self._started:
                 return
             self._started = True
-        threading.Thread(target=self._load, args=(hand_over, give_up), name="load", daemon=True).start()
+        self._consuming, self._give_up = consuming, give_up
+        threading.Thread(target=self._load, args=(hand_over,), name="load", daemon=True).start()
 
-    def _load(self, hand_over: Callable[[list[Lease]], None], give_up: Callable[[str], None]) -> None:
+    def _load(self, hand_over: Callable[[list[Lease]], None]) -> None:
         try:
             self._check()
             self._heartbeat.start()
             capacity = self._engine.start()
             total_bytes = self._probe.read().total_bytes
         except NowservingError as error:
-            give_up(error.message)
+            self._give_up(error.message, os.EX_CONFIG)
             return
         except Exception as error:
             log.exception("the engine did not start")
-            give_up(f"the engine of {self.model.name} did not start: {error!r}")
+            self._give_up(f"the engine of {self.model.name} did not start: {error!r}", os.EX_CONFIG)
             return
         self._limit_bytes = self._settings.memory_limit_bytes or int(self.model.memory_fraction * total_bytes)
         self._capacity = capacity
@@ -154,6 +163,8 @@ class Worker:
     def _note(self, closed: Closed | None) -> None:
         was = self._closed
         self._closed = closed
+        if closed is Closed.ENGINE:
+            self._give_up(f"the engine is dead: {self._engine.health().reason}", os.EX_SOFTWARE)
         if _by_memory(was) != _by_memory(closed) or Closed.ENGINE in (was, closed):
             log.info("the gate is %s", f"closed: {closed}" if closed else "open")
             self._heartbeat.kick()
@@ -166,7 +177,8 @@ class Worker:
     def _read(self, capacity: Capacity) -> Reading:
         jobs = self.leases.jobs()
         return Reading(
-            draining=self._draining.is_set(),
+            # A job handed to a Celery that does not consume would lie there.
+            draining=self._draining.is_set() or not self._consuming(),
             engine_alive=self._engine.health().alive,
             slots=capacity.slots,
             running=tuple(lease.tokens for lease in jobs),

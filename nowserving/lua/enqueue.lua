@@ -30,6 +30,7 @@ if ARGV[5] ~= '' then
 end
 if key ~= '' then redis.call('SET', IDEMPOTENCY .. key, ARGV[7] .. ' ' .. id, 'EX', ARGV[8]) end
 redis.call('ZADD', JOBS, sequence, id)
+redis.call('ZREM', FINISHED, id)
 redis.call('ZADD', job.queue, sequence, id)
 wake(model)
 local position = job.lane == 'batch' and normal + batch or normal

@@ -15,7 +15,7 @@ local function stamp(seconds) return string.format('%.6f', seconds) end
 
 local FIELDS = {'v', 'model', 'status', 'lane', 'sequence', 'tokens', 'claim', 'worker', 'taken_at', 'started_at',
   'ran_seconds', 'retain_seconds', 'start_by', 'attempt', 'charged', 'begun', 'takes', 'generated', 'prompt_tokens',
-  'finished_by'}
+  'finished_by', 'lease'}
 
 -- The fields that decide, or nil where there is no record or a malformed one.
 local function read(id)
@@ -28,6 +28,11 @@ local function read(id)
   for _, name in ipairs({'v', 'sequence', 'tokens', 'retain_seconds'}) do
     job[name] = tonumber(job[name])
     if not job[name] then return nil end
+  end
+  if job.sequence % 1 ~= 0 or job.tokens % 1 ~= 0 then return nil end
+  if job.start_by then
+    job.start_by = tonumber(job.start_by)
+    if not job.start_by then return nil end
   end
   if not job.model or not job.status then return nil end
   for _, name in ipairs({'attempt', 'takes', 'generated', 'ran_seconds', 'taken_at'}) do
@@ -61,8 +66,11 @@ local function unqueue(id, job)
   redis.call('ZREM', STARTING .. job.model, id)
 end
 
--- Ends a claim: from here on no write that carries it has effect.
+-- Ends a claim: from here on no write that carries it has effect. After a lapsed lease only the time up to its last
+-- renewal counts as run: nobody knows more.
 local function unclaim(id, job)
+  local deadline = tonumber(redis.call('ZSCORE', RUNNING .. job.model, id) or '')
+  local ended = deadline and now > deadline and deadline - (tonumber(job.lease) or 0) or now
   redis.call('ZREM', RUNNING .. job.model, id)
   redis.call('HDEL', HELD .. job.worker, job.claim)
   if redis.call('HEXISTS', BUSY .. job.model, job.worker) == 1 then
@@ -73,7 +81,7 @@ local function unclaim(id, job)
       redis.call('HDEL', BUSY .. job.model, job.worker)
     end
   end
-  job.ran_seconds = job.ran_seconds + math.max(0, now - job.taken_at)
+  job.ran_seconds = job.ran_seconds + math.max(0, ended - job.taken_at)
   redis.call('HSET', JOB .. id, 'ran_seconds', stamp(job.ran_seconds))
   redis.call('HDEL', JOB .. id, 'claim', 'taken_at')
 end
@@ -84,6 +92,7 @@ local function start(id, job, prompt_tokens)
   job.attempt, job.charged, job.begun = job.attempt + 1, '1', job.claim
   redis.call('HSET', JOB .. id, 'begun', job.claim, 'charged', '1', 'attempt', job.attempt, 'prompt_tokens',
     prompt_tokens)
+  redis.call('HDEL', JOB .. id, 'start_by')
   emit(id, 'started', 'attempt', job.attempt, 'worker', job.worker)
 end
 
@@ -105,6 +114,7 @@ local function requeue(id, job, cause)
   redis.call('HSET', JOB .. id, 'status', 'queued')
   redis.call('HDEL', JOB .. id, 'worker')
   redis.call('ZADD', job.queue, job.sequence, id)
+  if job.start_by then redis.call('ZADD', STARTING .. job.model, job.start_by, id) end
   emit(id, 'queued', 'cause', cause)
   wake(job.model)
 end
@@ -114,6 +124,7 @@ local function close(id, job, status, detail, json)
   local retain = math.max(1, math.ceil(job.retain_seconds))
   redis.call('HSET', JOB .. id, 'status', status, 'finished_at', stamp(now), detail, json)
   emit(id, status, detail, json)
+  redis.call('PUBLISH', ENDED, id)
   redis.call('ZADD', FINISHED, now + retain, id)
   redis.call('EXPIRE', JOB .. id, retain)
   redis.call('EXPIRE', EVENTS .. id, retain)
@@ -137,6 +148,13 @@ local function partial_output(id, job, reason)
     usage = {prompt_tokens = tonumber(job.prompt_tokens) or 0, completion_tokens = job.generated}})
 end
 
+-- A job that has used up its attempts ends, instead of killing one more worker.
+local function give_up(id, job)
+  unclaim(id, job)
+  close(id, job, 'failed', 'error', problem('worker_lost',
+    'its worker died ' .. job.attempt .. ' times before a first new token', true))
+end
+
 -- Everything that time alone brings about for one model, at most 100 jobs of each kind a call.
 local function reap(model, max_attempts)
   local requeued, failed, expired = 0, 0, 0
@@ -145,9 +163,7 @@ local function reap(model, max_attempts)
     if not job or not job.claim or not job.worker then
       set_aside(model, RUNNING .. model, id, 'a running job without a readable record')
     elseif job.charged == '1' and job.attempt >= max_attempts then
-      unclaim(id, job)
-      close(id, job, 'failed', 'error', problem('worker_lost',
-        'its worker died ' .. job.attempt .. ' times before a first new token', true))
+      give_up(id, job)
       failed = failed + 1
     else
       requeue(id, job, 'worker_lost')

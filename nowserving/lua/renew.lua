@@ -7,7 +7,13 @@ even_if_full()
 local model, worker, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local unnamed, lost, strangers = {}, {}, {}
 local held = redis.call('HGETALL', HELD .. worker)
-for i = 1, #held, 2 do unnamed[held[i]] = held[i + 1] end
+for i = 1, #held, 2 do
+  if redis.call('EXISTS', JOB .. held[i + 1]) == 1 then
+    unnamed[held[i]] = held[i + 1]
+  else
+    redis.call('HDEL', HELD .. worker, held[i])
+  end
+end
 for i = 10, #ARGV do
   local claim = ARGV[i]
   if unnamed[claim] then
@@ -18,10 +24,11 @@ for i = 10, #ARGV do
   end
 end
 for claim, id in pairs(unnamed) do strangers[#strangers + 1] = {claim, id} end
-if ARGV[5] == '1' or #held == 0 then
+local jobs = redis.call('HLEN', HELD .. worker)
+if ARGV[5] == '1' or jobs == 0 then
   redis.call('HDEL', BUSY .. model, worker)
 else
-  redis.call('HSET', BUSY .. model, worker, #held / 2)
+  redis.call('HSET', BUSY .. model, worker, jobs)
 end
 if ARGV[6] == '1' then
   redis.call('ZADD', BLOCKED .. model, now + lease, worker)

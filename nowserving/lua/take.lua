@@ -1,6 +1,6 @@
 -- Pop the first jobs that may run and claim them for a worker, in one step.
 -- ARGV: now, model, worker, lease s, headroom tokens, capacity tokens, max_takes, version, claim, …
--- Answers: {{claim, field, value, …}, …} (at most one a claim, and this worker's share of what waits)
+-- Answers: {{claim, id, field, value, …}, …} (at most one a claim, and this worker's share of what waits)
 --          {'unfit', id, tokens} (none, and the head stays: it is larger than the headroom) · {}
 -- Promises: a job is in its queue or under a lease at every instant; the same claim gets the same job again.
 -- The headroom holds for each: who sends several claims has room for as many jobs of that size.
@@ -12,6 +12,7 @@ local max_takes, version = tonumber(ARGV[7]), tonumber(ARGV[8])
 local function answer(claim, id)
   local fields = redis.call('HGETALL', JOB .. id)
   table.insert(fields, 1, claim)
+  table.insert(fields, 2, id)
   return fields
 end
 
@@ -28,7 +29,7 @@ local function head(lane)
       newer = newer + 1
     elseif job.status ~= 'queued' or job.queue ~= queue then
       set_aside(model, queue, id, 'its record says ' .. job.status .. ' in ' .. job.queue)
-    elseif job.start_by and now > tonumber(job.start_by) then
+    elseif job.start_by and now > job.start_by then
       expire(id, job)
     elseif job.takes >= max_takes then
       unqueue(id, job)
@@ -42,7 +43,7 @@ end
 local function take(claim, id, job)
   unqueue(id, job)
   redis.call('HSET', JOB .. id, 'status', 'running', 'claim', claim, 'worker', worker, 'taken_at', stamp(now),
-    'takes', job.takes + 1)
+    'takes', job.takes + 1, 'lease', ARGV[4], 'charged', '0')
   redis.call('HSETNX', JOB .. id, 'started_at', stamp(now))
   redis.call('ZADD', RUNNING .. model, now + lease, id)
   redis.call('HSET', HELD .. worker, claim, id)

@@ -17,7 +17,7 @@ from nowserving import keys
 from nowserving.cli.port import find_free_port
 from nowserving.job import Status
 from nowserving.store import Store, connect
-from tests.worker_process import MODEL, ROOT, WorkerProcess, enqueue, look, noop, ready
+from tests.worker_process import MODEL, ROOT, WorkerProcess, enqueue, look, noop, ready, workers
 
 Eventually = Callable[..., None]
 
@@ -67,6 +67,23 @@ def test_remote_control_sees_and_stops_a_worker(
         worker.wait(20)
     assert look(live, job_id).status is Status.QUEUED
     assert look(live, job_id).attempt == 0
+
+
+def test_a_queue_that_is_not_consumed_waits(
+    redis_url: str, live: Store, environment: dict[str, str], tmp_path: Path, eventually: Eventually
+) -> None:
+    def control(*words: str) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", "control", *words, "--timeout", "5"]
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+
+    with WorkerProcess(redis_url, tmp_path, noop()):
+        eventually(lambda: ready(live), 20)
+        control("cancel_consumer", keys.queue(MODEL))
+        job_id = enqueue(live)
+        eventually(lambda: workers(live)[0]["gate"] == {"open": False, "reason": "draining"}, 10)
+        assert (look(live, job_id).status, look(live, job_id).takes) == (Status.QUEUED, 0)
+        control("add_consumer", keys.queue(MODEL))
+        eventually(lambda: look(live, job_id).status is Status.SUCCEEDED, 10)
 
 
 def test_flower_shows_a_worker_and_its_queue(

@@ -107,7 +107,9 @@ def test_who_waits_for_the_end_is_woken_by_nothing_else(redis_url: str) -> None:
             emit(others, "job1", 0)
             assert await texts(reader, 1) == ["0 "]
             assert not await watch.hinted(0)
-            emit(others, "job1", 1, "succeeded")
+            others.client.publish(keys.ENDED, "job2")
+            assert not await watch.hinted(0.05)
+            others.client.publish(keys.ENDED, "job1")
             assert await watch.hinted(SECONDS)
 
     run(redis_url, body)
@@ -115,7 +117,7 @@ def test_who_waits_for_the_end_is_woken_by_nothing_else(redis_url: str) -> None:
 
 def test_all_share_one_connection_and_leave_nothing_behind(redis_url: str) -> None:
     async def body(hub: Hub, others: Store) -> None:
-        watches = [hub.watch(f"job{i % 300}", end_only=True) for i in range(600)]
+        watches = [hub.watch(f"job{i % 300}", end_only=i >= 600) for i in range(900)]
         for watch in watches:
             watch.__enter__()
         assert all(await asyncio.gather(*(watch.hinted(SECONDS) for watch in watches)))

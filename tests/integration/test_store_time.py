@@ -194,3 +194,81 @@ def test_a_redis_that_could_lose_jobs_is_refused(info: dict[str, str], says: str
     with pytest.raises(UnsuitableRedisError, match=says):
         judge(info)
     judge({"redis_mode": "standalone", "maxmemory_policy": "noeviction"})
+
+
+def test_a_job_that_has_started_does_not_expire(store: Store) -> None:
+    job_id = enqueue(store, start_within_seconds=5)
+    taken_id(store, "a")
+    store.run(verb.begin(job_id, "a", 1))
+    store.run(verb.release(job_id, "a", "drained"))
+    at(store, 60)
+    assert reap(store).expired == 0
+    assert taken_id(store, "b") == job_id
+
+
+def test_a_job_given_back_before_it_began_still_expires(store: Store) -> None:
+    job_id = enqueue(store, start_within_seconds=5)
+    taken_id(store, "a")
+    store.run(verb.release(job_id, "a", "gate_closed"))
+    at(store, 6)
+    assert reap(store).expired == 1
+    assert look(store, job_id).status is Status.EXPIRED
+
+
+def test_a_claim_is_refunded_its_own_charge_alone(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "a", worker="dies")
+    store.run(verb.begin(job_id, "a", 1))
+    at(store, LEASE + 1)
+    reap(store)
+    assert taken_id(store, "b") == job_id
+    store.run(verb.release(job_id, "b", "gate_closed"))
+    assert (look(store, job_id).attempt, look(store, job_id).takes) == (1, 1)
+
+
+def test_a_job_that_kills_its_engine_too_often_is_failed(store: Store) -> None:
+    job_id = enqueue(store)
+    for claim in "abc":
+        assert taken_id(store, claim) == job_id
+        store.run(verb.begin(job_id, claim, 1))
+        store.run(verb.release(job_id, claim, "engine", refund=False, max_attempts=3))
+    job = look(store, job_id)
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == (Status.FAILED, "worker_lost")
+
+
+def test_time_after_the_last_renewal_is_not_run_time(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "a")
+    at(store, 3)
+    renew(store, "a")
+    at(store, 60)
+    reap(store)
+    assert look(store, job_id).ran_seconds == 3.0
+
+
+def test_an_id_used_again_is_not_forgotten_with_the_old_job(store: Store) -> None:
+    job_id = enqueue(store)
+    store.run(verb.cancel(job_id))
+    store.client.delete(keys.JOB + job_id)
+    assert enqueue(store, job_id) == job_id
+    at(store, 86_401)
+    reap(store)
+    assert look(store, job_id).status is Status.QUEUED
+
+
+def test_a_claim_on_a_record_that_is_gone_keeps_no_worker_busy(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "a")
+    store.client.delete(keys.JOB + job_id)
+    assert renew(store, "a").lost == ("a",)
+    assert queue(store).busy == 0
+
+
+@pytest.mark.parametrize("change", [{"start_by": "soon"}, {"tokens": "12.5"}, {"tokens": "inf"}, {"sequence": "x"}])
+def test_a_malformed_head_does_not_stop_the_queue(store: Store, change: dict[str, str]) -> None:
+    broken, job_id = enqueue(store), enqueue(store)
+    for name, value in change.items():
+        store.client.hset(keys.JOB + broken, name, value)
+    assert taken_id(store, "a") == job_id
+    assert list(store.client.hgetall(keys.DEAD + MODEL)) == [broken]
