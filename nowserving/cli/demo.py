@@ -21,7 +21,7 @@ from nowserving.cli.example import make_curl
 from nowserving.cli.failure import INTERRUPTED, JobFailedError, PartError
 from nowserving.cli.interrupt import Interrupt, Interrupted
 from nowserving.cli.stack import TICK_SECONDS, Stack
-from nowserving.cli.watch import Watched, ask_why, describe, draw, follow
+from nowserving.cli.watch import Watched, ask_why, describe, draw, follow, submit
 from nowserving.client import Client
 from nowserving.errors import NowservingError
 from nowserving.job import Status
@@ -86,9 +86,11 @@ def run(console: Console, stack: Stack, interrupt: Interrupt, max_new_tokens: in
     ready_at = time.monotonic()
     console.print(f"Ready in {ready_at - began_at:.1f} s. Six chats at once, for a model with 4 slots:")
     jobs = [Watched(number, prompt) for number, prompt in enumerate(PROMPTS, 1)]
-    for watched in jobs:
-        follow(stack.url, watched, MODEL, max_new_tokens)
-    with Client(stack.url, retry_seconds=0) as client:
+    with Client(stack.url, retry_seconds=10) as client:
+        for watched in jobs:
+            submit(client, watched, MODEL, max_new_tokens)
+        for watched in jobs:
+            follow(stack.url, watched)
         watch(console, stack, interrupt, client, jobs, deadline)
     took_seconds = max(watched.last_at for watched in jobs) - ready_at
     print_texts(console, jobs)
@@ -143,7 +145,7 @@ def changes(printed: dict[int, str], jobs: Iterable[Watched]) -> list[str]:
     lines = []
     for watched in jobs:
         line = describe(watched)
-        if not watched.job_id and not watched.ended:
+        if (not watched.ended and not watched.job_id) or (watched.status is Status.QUEUED and not watched.wait):
             continue
         if printed.get(watched.number) != line:
             printed[watched.number] = line

@@ -78,7 +78,8 @@ def explain_wait(queue: Mapping[str, Any]) -> str:
     parts = []
     if (before := queue.get("position")) is not None:
         parts.append(f"{before} before it" if before else "next")
-    if reason := queue.get("explanation") or queue.get("reason"):
+    behind = queue.get("reason") == "behind" and parts
+    if not behind and (reason := queue.get("explanation") or queue.get("reason")):
         parts.append(str(reason))
     if (estimate := queue.get("estimated_wait_seconds")) is not None:
         parts.append(f"about {estimate:.0f} s")

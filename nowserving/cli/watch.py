@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -44,7 +45,7 @@ class Watched:
             self.text += event.text
         elif event.type in (Status.QUEUED, "started"):
             self.status = Status.RUNNING if event.type == "started" else Status.QUEUED
-            self.wait = explain_wait(event.data) or self.wait
+            self.wait = _why(event.data)
         elif event.terminal:
             self.status = Status(event.type)
             error = event.data.get("error") or {}
@@ -57,17 +58,21 @@ class Watched:
         return (self.tokens - self.first_tokens) / elapsed_seconds if elapsed_seconds > 0 else None
 
 
-def follow(url: str, watched: Watched, model: str, max_new_tokens: int) -> None:
-    """Submit the job and follow it to its end, on a thread of its own."""
+def submit(client: Client, watched: Watched, model: str, max_new_tokens: int) -> None:
+    """Put the job into the queue: they stand there in the order of these calls."""
+    chat = [{"role": "user", "content": watched.prompt}]
+    job = client.submit(model, messages=chat, temperature=0, max_new_tokens=max_new_tokens)
+    watched.wait = _why(job.queue)
+    watched.job_id = job.id
+
+
+def follow(url: str, watched: Watched) -> None:
+    """Follow a submitted job to its end, on a thread of its own."""
 
     def run() -> None:
-        chat = [{"role": "user", "content": watched.prompt}]
         try:
             with Client(url, retry_seconds=10) as client:
-                job = client.submit(model, messages=chat, temperature=0, max_new_tokens=max_new_tokens)
-                watched.wait = explain_wait(job.queue or {}) or watched.wait
-                watched.job_id = job.id
-                for event in client.stream(job.id):
+                for event in client.stream(watched.job_id):
                     watched.note(event, time.monotonic())
         except NowservingError as error:
             watched.status, watched.error = Status.FAILED, error.message
@@ -82,7 +87,12 @@ def ask_why(client: Client, jobs: Iterable[Watched]) -> None:
     for watched in jobs:
         if watched.status is Status.QUEUED and watched.job_id:
             with suppress(NowservingError):
-                watched.wait = explain_wait(client.get(watched.job_id).queue or {}) or watched.wait
+                watched.wait = _why(client.get(watched.job_id).queue)
+
+
+def _why(queue: Mapping[str, Any] | None) -> str:
+    """Why a job waits; of one that is about to start there is nothing to say."""
+    return explain_wait(queue) if queue and queue.get("reason") != "starting" else ""
 
 
 def draw(jobs: Sequence[Watched]) -> Table:

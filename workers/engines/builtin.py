@@ -162,6 +162,8 @@ def main() -> int:
     except NowservingError as error:
         print(error.message, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     for folder in folders:
         print(f"  model in {folder} ({time.monotonic() - began:.0f} s)")
     return 0
