@@ -14,10 +14,11 @@ EXPLANATIONS = {
     "gpu_memory": "the workers' memory is full",
     "ledger": "the workers' memory is promised to running jobs",
     "slots": "all slots of the workers are taken",
+    "suspect": "a job that may have killed a worker has a worker for itself",
     "engine": "the workers are loading the model",
     "draining": "the workers are stopping",
 }
-_PREFERRED = ("gpu_memory", "ledger", "slots", "engine", "draining")
+_PREFERRED = ("gpu_memory", "ledger", "slots", "suspect", "engine", "draining")
 """Of several workers' reasons the one that tells most of when this changes."""
 
 

@@ -15,10 +15,13 @@ from nowserving.errors import NowservingError, StoreUnavailableError, Unsuitable
 from nowserving.events import end_tasks
 from nowserving.settings import Settings
 from nowserving.store import AsyncStore
+from nowserving.vigil import Vigil
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+TICKS_A_LEASE = 5
+"""Ticks are never so rare that a vigil would end between two of them."""
 CHECK_SECONDS = 60.0
 """A suitable Redis can be made unsuitable while it runs."""
 
@@ -29,11 +32,11 @@ class Pulse:
     def __init__(self, store: AsyncStore, settings: Settings, models: Iterable[str]) -> None:
         self.state = "unavailable"
         self._store = store
-        self._lease_seconds = settings.lease_seconds
+        self._vigil = Vigil(settings.lease_seconds)
+        self._tick_seconds = min(TICK_SECONDS, settings.lease_seconds / TICKS_A_LEASE)
         self._max_attempts = settings.max_attempts
         self._models = tuple(models)
         self._name = f"{socket.gethostname()}-{os.getpid()}"
-        self._answering_since: float | None = None
         self._checked_at = 0.0
         self._checking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -72,7 +75,7 @@ class Pulse:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(self._tick_seconds)
             try:
                 await self._tick()
             except NowservingError as error:
@@ -81,17 +84,17 @@ class Pulse:
                 log.exception("the tick failed")
 
     async def _tick(self) -> None:
-        now = time.monotonic()
-        if self.state != "ok" or now - self._checked_at > CHECK_SECONDS:
+        if self.state != "ok" or time.monotonic() - self._checked_at > CHECK_SECONDS:
             await self.check()
-        # Workers may have been cut off as we were: they get a lease's time to come back before they count as dead.
-        if self._answering_since is None or now - self._answering_since <= self._lease_seconds:
-            if not await self._store.ping():
-                raise StoreUnavailableError("Redis does not answer for now")
-            return
-        period_seconds = TICK_SECONDS * 0.9
-        reap = verb.reap(self._name, self._models, period_seconds=period_seconds, max_attempts=self._max_attempts)
+        reap = verb.reap(
+            self._name,
+            self._models,
+            period_seconds=self._tick_seconds * 0.9,
+            max_attempts=self._max_attempts,
+            reap_until=self._vigil.reap_until,
+        )
         reaped = await self._store.run(reap)
+        self._vigil.note(reaped.at)
         if reaped.requeued or reaped.failed or reaped.expired:
             log.warning("%d jobs of lost workers queued again, %d failed, %d expired", *_counts(reaped))
 
@@ -102,10 +105,8 @@ class Pulse:
             state = f"unsuitable: {error.message}"
         else:
             state = "unavailable"
-        if state == "ok":
-            self._answering_since = self._answering_since or time.monotonic()
-        else:
-            self._answering_since = None
+        if state != "ok":
+            self._vigil.end()
         if state != self.state:
             log.log(logging.INFO if state == "ok" else logging.ERROR, "Redis: %s", state)
         self.state = state

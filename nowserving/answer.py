@@ -39,11 +39,22 @@ class Unfit:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """Nothing is taken: this job, which may have killed its last worker, is to run alone, or does."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
-    """`lost`: claims no longer valid. `strangers`: (claim, job id) held for this worker that it did not name."""
+    """`lost`: claims no longer valid. `strangers`: (claim, job id) held for this worker that it did not name.
+
+    `at` is when Redis answered, by its clock.
+    """
 
     lost: tuple[str, ...]
     strangers: tuple[tuple[str, str], ...]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +98,10 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What one tick did, in jobs."""
+    """What one tick did, in jobs. `at` is when Redis answered, by its clock."""
 
     requeued: int
     failed: int
     expired: int
     forgotten: int
+    at: float

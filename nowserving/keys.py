@@ -9,6 +9,7 @@
 | starting:{model} | zset | waiting jobs that must start in time, by that time |
 | running:{model} | zset | taken jobs by lease deadline |
 | busy:{model} | hash | worker → its jobs; workers with none are absent |
+| alone:{model} | hash | worker → the suspect that it runs alone, till that has made a token |
 | blocked:{model} | zset | live workers whose gate is closed for memory, by deadline |
 | workers:{model} | hash | worker → what it last said of itself (JSON) |
 | alive:{model} | zset | workers by deadline |
@@ -36,6 +37,7 @@ DELAYED = PREFIX + "delayed:"
 STARTING = PREFIX + "starting:"
 RUNNING = PREFIX + "running:"
 BUSY = PREFIX + "busy:"
+ALONE = PREFIX + "alone:"
 BLOCKED = PREFIX + "blocked:"
 WORKERS = PREFIX + "workers:"
 ALIVE = PREFIX + "alive:"

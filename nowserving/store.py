@@ -187,14 +187,6 @@ class AsyncStore:
             raise explain(error) from error
         judge(info)
 
-    async def ping(self) -> bool:
-        """Whether Redis answers now."""
-        try:
-            async with asyncio.timeout(API_TOTAL_SECONDS):
-                return bool(await self.client.ping())
-        except (redis.RedisError, OSError):
-            return False
-
     async def close(self) -> None:
         """Give up the connections."""
         for trip in self._trips:

@@ -9,15 +9,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Taken, Unfit, Wait
+from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Suspect, Taken, Unfit, Wait
 from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
 from nowserving.event import Event
 from nowserving.job import VERSION, Job, Status
 
 T = TypeVar("T")
 Args = tuple[str | int | float, ...]
+Charge = Literal["refund", "keep", "charge"]
+"""What becomes of a claim's charge when the job is handed back: taken back, left as it is, made if there is none."""
 Reply = Any
 """What redis-py makes of a script's answer: lists of str, int and lists."""
 
@@ -68,10 +70,12 @@ def take(
     headroom: int,
     capacity: int,
     max_takes: int,
-) -> Call[tuple[Taken, ...] | Unfit]:
+) -> Call[tuple[Taken, ...] | Unfit | Suspect]:
     """Take the first jobs of at most `headroom` tokens each, one a claim and no more than this worker's share."""
 
-    def parse(reply: Reply) -> tuple[Taken, ...] | Unfit:
+    def parse(reply: Reply) -> tuple[Taken, ...] | Unfit | Suspect:
+        if reply and reply[0] == "suspect":
+            return Suspect(reply[1])
         if reply and reply[0] == "unfit":
             return Unfit(reply[1], int(reply[2]))
         return tuple(Taken(claim, job_id, _pairs(fields)) for claim, job_id, *fields in reply)
@@ -79,9 +83,12 @@ def take(
     return Call("take", (model, worker, lease_seconds, headroom, capacity, max_takes, VERSION, *claims), parse)
 
 
-def begin(job_id: str, claim: str, prompt_tokens: int) -> Call[bool]:
-    """Charge the attempt as the prefill begins; False if the claim is lost."""
-    return Call("begin", (job_id, claim, prompt_tokens), lambda reply: bool(reply[0] == "ok"))
+def begin(job_id: str, claim: str, prompt_tokens: int, *, anew: bool = False) -> Call[bool]:
+    """Charge the attempt as the prefill begins; False if the claim is lost.
+
+    `anew`: the engine cannot resume, so that tokens of an earlier attempt no longer count, and readers are told so.
+    """
+    return Call("begin", (job_id, claim, prompt_tokens, int(anew)), lambda reply: bool(reply[0] == "ok"))
 
 
 def append(job_id: str, claim: str, index: int, ids: Sequence[int], text: str) -> Call[bool]:
@@ -126,16 +133,18 @@ def release(
     claim: str,
     cause: str,
     *,
-    refund: bool = True,
+    charge: Charge = "refund",
     tokens: int | None = None,
-    delay_seconds: float | None = None,
+    error: Mapping[str, Any] | None = None,
     max_attempts: int = 1,
 ) -> Call[bool]:
-    """Hand the job back to its old place, or after a delay; False if the claim is lost.
+    """Hand the job back; False if the claim is lost.
 
-    Without a refund a job that has been charged `max_attempts` fails instead.
+    Uncharged it gets its old place. If a charge stands it is a suspect and waits a while first; at `max_attempts`
+    charges it fails instead, with `error` (worker_lost without one).
     """
-    args = (job_id, claim, cause, int(refund), _or_empty(tokens), _or_empty(delay_seconds), max_attempts)
+    failure = json.dumps(error) if error else ""
+    args = (job_id, claim, cause, charge, _or_empty(tokens), max_attempts, failure)
     return Call("release", args, lambda reply: bool(reply[0] != "lost"))
 
 
@@ -159,14 +168,21 @@ def renew(
     lease_seconds: float,
     draining: bool,
     blocked: bool,
-    reap: bool,
+    reap_until: float,
     max_attempts: int,
     info: Mapping[str, Any],
 ) -> Call[Beat]:
-    """The heartbeat. `reap` lets it also do what time has brought about for this model."""
-    flags = (int(draining), int(blocked), int(reap))
-    args: Args = (model, worker, lease_seconds, *flags, max_attempts, json.dumps(info), *claims)
-    return Call("renew", args, lambda reply: Beat(tuple(reply[0]), tuple((c, i) for c, i in reply[1])))
+    """The heartbeat, which also does what time has brought about for this model.
+
+    Until `reap_until` (Unix seconds by Redis's clock) it queues jobs of lapsed leases again: see vigil.py.
+    """
+    args: Args = (model, worker, lease_seconds, int(draining), int(blocked), reap_until, max_attempts)
+    args += (json.dumps(info), *claims)
+
+    def parse(reply: Reply) -> Beat:
+        return Beat(tuple(reply[0]), tuple((claim, job_id) for claim, job_id in reply[1]), float(reply[2]))
+
+    return Call("renew", args, parse)
 
 
 def leave(model: str, worker: str) -> Call[int]:
@@ -174,10 +190,20 @@ def leave(model: str, worker: str) -> Call[int]:
     return Call("leave", (model, worker), lambda reply: int(reply[0]))
 
 
-def reap(who: str, models: Iterable[str], *, period_seconds: float, max_attempts: int) -> Call[Reaped]:
-    """The shared tick: does nothing if another process had it within `period_seconds` (0: always do it)."""
-    args: Args = (who, round(period_seconds * 1000), max_attempts, *models)
-    return Call("reap", args, lambda reply: Reaped(*map(int, reply)))
+def reap(
+    who: str, models: Iterable[str], *, period_seconds: float, max_attempts: int, reap_until: float
+) -> Call[Reaped]:
+    """The shared tick: does nothing if another process had it within `period_seconds` (0: always do it).
+
+    `reap_until` as in `renew`.
+    """
+
+    def parse(reply: Reply) -> Reaped:
+        requeued, failed, expired, forgotten, at = reply
+        return Reaped(int(requeued), int(failed), int(expired), int(forgotten), float(at))
+
+    args: Args = (who, round(period_seconds * 1000), max_attempts, reap_until, *models)
+    return Call("reap", args, parse)
 
 
 def look(job_id: str) -> Call[Look]:

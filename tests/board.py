@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nowserving import verb
-from nowserving.answer import Beat, Queue, Reaped, Taken, Unfit
+from nowserving.answer import Beat, Queue, Reaped, Suspect, Taken, Unfit
 from nowserving.job import Job, Submission, fields_of, new_job_id
 from nowserving.store import Store
 
@@ -24,7 +24,7 @@ def enqueue(store: Store, job_id: str = "", lane: str = "normal", **options: obj
 
 def take(
     store: Store, claim: str, worker: str = "w", headroom: int = 1000, capacity: int = 1000
-) -> Taken | Unfit | None:
+) -> Taken | Unfit | Suspect | None:
     call = verb.take(
         MODEL,
         worker,
@@ -35,7 +35,7 @@ def take(
         max_takes=50,
     )
     answer = store.run(call)
-    if isinstance(answer, Unfit):
+    if isinstance(answer, Unfit | Suspect):
         return answer
     return answer[0] if answer else None
 
@@ -45,15 +45,29 @@ def taken_id(store: Store, claim: str, worker: str = "w") -> str | None:
     return answer.job_id if isinstance(answer, Taken) else None
 
 
-def renew(store: Store, *claims: str, worker: str = "w", **flags: bool) -> Beat:
-    options = {"draining": False, "blocked": False, "reap": False, **flags}
-    return store.run(
-        verb.renew(MODEL, worker, claims, lease_seconds=LEASE, max_attempts=3, info={"slots": 1}, **options)
+ALWAYS = 1e12
+"""A vigil that has never been broken."""
+
+
+def renew(
+    store: Store, *claims: str, worker: str = "w", draining: bool = False, blocked: bool = False, reap_until: float = 0
+) -> Beat:
+    call = verb.renew(
+        MODEL,
+        worker,
+        claims,
+        lease_seconds=LEASE,
+        draining=draining,
+        blocked=blocked,
+        reap_until=reap_until,
+        max_attempts=3,
+        info={"slots": 1},
     )
+    return store.run(call)
 
 
-def reap(store: Store) -> Reaped:
-    return store.run(verb.reap("me", [MODEL], period_seconds=0, max_attempts=3))
+def reap(store: Store, reap_until: float = ALWAYS) -> Reaped:
+    return store.run(verb.reap("me", [MODEL], period_seconds=0, max_attempts=3, reap_until=reap_until))
 
 
 def look(store: Store, job_id: str) -> Job:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nowserving import verb
-from nowserving.answer import Unfit
+from nowserving.answer import Suspect, Unfit
 from nowserving.job import Status
 from nowserving.store import Store, connect
 
@@ -37,7 +37,7 @@ class FakeWorker:
             lease_seconds=LEASE_SECONDS,
             draining=False,
             blocked=False,
-            reap=False,
+            reap_until=0,
             max_attempts=3,
             info=said,
         )
@@ -50,7 +50,7 @@ class FakeWorker:
             MODEL, self.name, [claim], lease_seconds=LEASE_SECONDS, headroom=10**6, capacity=10**6, max_takes=9
         )
         taken = self.store.run(call)
-        if isinstance(taken, Unfit) or not taken:
+        if isinstance(taken, Unfit | Suspect) or not taken:
             return None
         self._claims[taken[0].job_id] = claim
         return taken[0].job_id

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -133,10 +132,10 @@ def _deliver(consumer: Consumer, worker: Worker, leases: list[Lease]) -> None:
 
 
 @signals.worker_shutting_down.connect
-def drain(**_: Any) -> None:
-    """A signal. Celery's loop is about to stop: the drain has a thread of its own."""
+def drain(how: str = "Warm", **_: Any) -> None:
+    """A signal, sent again for each. Celery's loop is about to stop: the drain has a thread of its own."""
     if _worker is not None:
-        threading.Thread(target=_worker.drain, name="drain", daemon=True).start()
+        _worker.stop_soon(at_once=how == "Cold")
 
 
 class Drain(bootsteps.StartStopStep):

@@ -11,11 +11,12 @@ Cost = Callable[[Sequence[int]], int]
 
 
 class Closed(StrEnum):
-    """Why a gate is closed."""
+    """Why nothing is taken. SUSPECT comes from the take, the rest from `decide`."""
 
     DRAINING = "draining"
     ENGINE = "engine"
     SLOTS = "slots"
+    SUSPECT = "suspect"
     GPU_MEMORY = "gpu_memory"
     LEDGER = "ledger"
 

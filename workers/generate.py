@@ -34,6 +34,7 @@ class Generation:
     def __init__(self, store: Store, leases: Leases, engine: Engine, max_attempts: int) -> None:
         self._store, self._leases, self._engine = store, leases, engine
         self._max_attempts = max_attempts
+        self._resumes = getattr(engine, "resumes", False)
 
     def run(self, job_id: str, claim: str) -> str:
         """Bring one taken job to its end and say how. Raises ClaimLostError if the claim is not valid."""
@@ -45,6 +46,7 @@ class Generation:
                 return self._release(lease, "does_not_fit", tokens=prepared.tokens)
             ended, rest = self._stream(lease, prepared)
             if ended.reason is FinishReason.CANCELED and not lease.lost.is_set():
+                self._pass_on(lease, rest)
                 return self._release(lease, "drained")
             return self._finish(lease, ended, rest)
         except ClaimLostError:
@@ -60,7 +62,7 @@ class Generation:
             self._leases.drop(claim)
 
     def _prompt(self, lease: Lease, job: Job) -> Prompt:
-        made = self._made(lease, job) if job.generated else []
+        made = self._made(lease, job) if job.generated and self._resumes else []
         return Prompt(job.id, job.input, job.parameters, job.timeout_seconds - job.ran_seconds, tuple(made))
 
     def _made(self, lease: Lease, job: Job) -> list[int]:
@@ -98,10 +100,13 @@ class Generation:
             piece = inbox.next()
             if piece.ended:
                 return piece.ended, piece
-            if not lease.lost.is_set() and piece.begun is not None:
-                self._write(lease, verb.begin(job_id, lease.claim, piece.begun))
-            if not lease.lost.is_set() and piece.ids:
-                self._write(lease, verb.append(job_id, lease.claim, piece.index, piece.ids, piece.text))
+            self._pass_on(lease, piece)
+
+    def _pass_on(self, lease: Lease, piece: Piece) -> None:
+        if not lease.lost.is_set() and piece.begun is not None:
+            self._write(lease, verb.begin(lease.job_id, lease.claim, piece.begun, anew=not self._resumes))
+        if not lease.lost.is_set() and piece.ids:
+            self._write(lease, verb.append(lease.job_id, lease.claim, piece.index, piece.ids, piece.text))
 
     def _write(self, lease: Lease, call: verb.Call[bool]) -> None:
         """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""
@@ -116,7 +121,10 @@ class Generation:
             return "lost"
         if ended.error is not None:
             if not self._engine.health().alive:
-                return self._release(lease, "engine", refund=False)
+                return self._release(lease, "engine", charge="keep")
+            if ended.error.retryable:
+                self._pass_on(lease, rest)
+                return self._release(lease, ended.error.code, charge="charge", error=ended.error)
             return self._fail(lease, ended.error, rest)
         if ended.reason is FinishReason.TIMEOUT:
             return self._fail(lease, JobTimeoutError("it ran longer than its timeout_seconds"), rest)
@@ -125,24 +133,41 @@ class Generation:
         return self._end(lease, Status.SUCCEEDED, output, rest)
 
     def _fail(self, lease: Lease, error: NowservingError, rest: Piece | None = None) -> str:
-        problem = {"code": error.code, "message": error.message, "retryable": error.retryable}
-        return self._end(lease, Status.FAILED, problem, rest)
+        return self._end(lease, Status.FAILED, _problem(error), rest)
 
     def _end(self, lease: Lease, status: Status, result: dict[str, Any], rest: Piece | None) -> str:
         last: dict[str, Any] = {}
         if rest:
-            last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun}
+            begun = rest.begun
+            if begun is not None and not self._resumes:
+                self._write(lease, verb.begin(lease.job_id, lease.claim, begun, anew=True))
+                begun = None
+            last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": begun}
         call = verb.finish(lease.job_id, lease.claim, status, result, **last)
         try:
             return status.value if self._patiently(lease, call) else "lost"
         except ClaimLostError:
             return "lost"
 
-    def _release(self, lease: Lease, cause: str, *, tokens: int | None = None, refund: bool = True) -> str:
+    def _release(
+        self,
+        lease: Lease,
+        cause: str,
+        *,
+        charge: verb.Charge = "refund",
+        tokens: int | None = None,
+        error: NowservingError | None = None,
+    ) -> str:
+        call = verb.release(
+            lease.job_id,
+            lease.claim,
+            cause,
+            charge=charge,
+            tokens=tokens,
+            error=_problem(error) if error else None,
+            max_attempts=self._max_attempts,
+        )
         try:
-            call = verb.release(
-                lease.job_id, lease.claim, cause, tokens=tokens, refund=refund, max_attempts=self._max_attempts
-            )
             self._patiently(lease, call)
         except ClaimLostError:
             return "lost"
@@ -158,3 +183,7 @@ class Generation:
                 if lease.lost.wait(pause * (0.5 + secrets.randbelow(100) / 100)):
                     raise ClaimLostError(f"{lease.job_id}: the lease ended before Redis answered") from None
                 pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+
+
+def _problem(error: NowservingError) -> dict[str, Any]:
+    return {"code": error.code, "message": error.message, "retryable": error.retryable}

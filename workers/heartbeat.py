@@ -1,4 +1,6 @@
-"""The heartbeat: a thread that renews the leases, tells how the worker does, and learns what it has lost."""
+"""The heartbeat: renews the leases, tells how the worker does, learns what it has lost; beside it, the worker's own
+clock ends leases that were not renewed in time.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 from nowserving import verb
 from nowserving.errors import NowservingError
 from nowserving.store import Store
+from nowserving.vigil import Vigil
 from workers.lease import Leases
 
 log = logging.getLogger(__name__)
@@ -43,11 +46,14 @@ class Heartbeat:
         self._model, self._worker, self._max_attempts = model, worker, max_attempts
         self._describe, self._progressing = describe, progressing
         self._kicked, self._stopping = threading.Event(), threading.Event()
-        self._answering_since: float | None = None
+        self._vigil = Vigil(leases.lease_seconds)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        # Not the same thread: a beat may wait long for Redis's answer, a deadline for nothing.
+        self._deadlines = threading.Thread(target=self._keep_deadlines, name="deadlines", daemon=True)
 
     def start(self) -> None:
         """Begin to beat."""
+        self._deadlines.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -66,15 +72,18 @@ class Heartbeat:
             try:
                 self.beat()
             except NowservingError as error:
-                self._answering_since = None
+                self._vigil.end()
                 log.warning("heartbeat failed: %s", error.message)
             except Exception:
                 log.exception("heartbeat failed")
-            self._leases.lose_expired()
             time.sleep(SHORTEST_SECONDS)  # a bound on beats that follow kicks
             longest = BUSY_SECONDS if self._leases.all() else IDLE_SECONDS
             self._kicked.wait(min(longest, self._leases.lease_seconds / BEATS_A_LEASE))
             self._kicked.clear()
+
+    def _keep_deadlines(self) -> None:
+        while not self._stopping.wait(self._leases.seconds_to_deadline()):
+            self._leases.lose_expired()
 
     def beat(self) -> None:
         """One renew and what follows from it. Raises StoreUnavailableError."""
@@ -85,8 +94,6 @@ class Heartbeat:
         named = [lease.claim for lease in self._leases.all()]
         held = {lease.claim for lease in self._leases.jobs()}
         sent_at = time.monotonic()
-        if self._answering_since is None:
-            self._answering_since = sent_at
         call = verb.renew(
             self._model,
             self._worker,
@@ -94,12 +101,12 @@ class Heartbeat:
             lease_seconds=self._leases.lease_seconds,
             draining=draining,
             blocked=blocked,
-            # Others may have been cut off as we were: they get a lease's time to come back.
-            reap=sent_at - self._answering_since > self._leases.lease_seconds,
+            reap_until=self._vigil.reap_until,
             max_attempts=self._max_attempts,
             info=info,
         )
         beat = self._store.run(call)
+        self._vigil.note(beat.at)
         self._leases.renewed(set(named) - set(beat.lost), sent_at)
         # A claim named before its take was executed is no loss.
         self._leases.lose(held.intersection(beat.lost))

@@ -110,6 +110,11 @@ class Leases:
         now = self._clock()
         self.lose([lease.claim for lease in self.jobs() if lease.deadline <= now])
 
+    def seconds_to_deadline(self) -> float:
+        """Until the first of them ends. A lease made later ends later, so nothing is missed by sleeping so long."""
+        deadlines = [lease.deadline for lease in self.jobs() if not lease.lost.is_set()]
+        return max(0.0, min(deadlines) - self._clock()) if deadlines else self.lease_seconds
+
     def stale(self, seconds: float) -> list[Lease]:
         """Jobs taken so long ago and still begun by no task: Celery has lost or refused the message."""
         now = self._clock()

@@ -12,7 +12,7 @@ from typing import cast
 import redis
 
 from nowserving import keys, verb
-from nowserving.answer import Taken, Unfit
+from nowserving.answer import Suspect, Taken, Unfit
 from nowserving.errors import NowservingError, StoreUnavailableError
 from nowserving.store import Store, explain
 from workers.gate import Closed, Verdict
@@ -88,14 +88,17 @@ class Taker:
         if isinstance(answer, Unfit):
             self._say(verdict.scarce)
             self._wait_for_room(min(answer.tokens, self._capacity))
+        elif isinstance(answer, Suspect):
+            self._say(Closed.SUSPECT)
+            self._leases.wait_for_change(UNFIT_SECONDS)
         elif not answer:
             self._say(None)
             self._wait_for_wake()
 
-    def _take(self, verdict: Verdict) -> tuple[Taken, ...] | Unfit:
+    def _take(self, verdict: Verdict) -> tuple[Taken, ...] | Unfit | Suspect:
         claims = [secrets.token_hex(16) for _ in range(verdict.jobs)]
         self._leases.add(claims)
-        answer: tuple[Taken, ...] | Unfit = ()
+        answer: tuple[Taken, ...] | Unfit | Suspect = ()
         try:
             answer = self._store.run(
                 verb.take(
@@ -110,7 +113,7 @@ class Taker:
             )
         finally:
             # If a take was executed whose answer is lost, the next renew finds strangers and frees them.
-            made = () if isinstance(answer, Unfit) else answer
+            made = () if isinstance(answer, Unfit | Suspect) else answer
             leases = [self._leases.fill(taken) for taken in made]
             self._leases.drop(*set(claims).difference(taken.claim for taken in made))
         if leases:

@@ -18,6 +18,7 @@ from nowserving.job import rfc3339
 from nowserving.settings import Settings
 from nowserving.store import Store, connect
 from nowserving.verb import leave
+from workers.drain import Drain
 from workers.engines.engine import Capacity
 from workers.engines.load import make_engine
 from workers.gate import Closed, Reading, Verdict, decide, most_tokens
@@ -25,6 +26,7 @@ from workers.generate import Generation
 from workers.heartbeat import Heartbeat
 from workers.lease import Lease, Leases
 from workers.memory import make_probe
+from workers.progress import Progress
 from workers.taker import Taker
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Worker:
         self._draining = threading.Event()
         self._once = threading.Lock()
         self._started = False
+        self._progress = Progress(settings.lease_seconds)
         self._consuming: Callable[[], bool] = lambda: False
         self._give_up: Callable[[str, int], None] = lambda sentence, code: None
         self._closed: Closed | None = Closed.ENGINE
@@ -50,7 +53,6 @@ class Worker:
         self._probe = make_probe(settings.memory_probe)
         self._capacity: Capacity | None = None
         self._limit_bytes = 0
-        self._steps = (-1, 0.0)
         self.leases = Leases(settings.lease_seconds)
         self.generation = Generation(self._store, self.leases, self._engine, settings.max_attempts)
         self._heartbeat = Heartbeat(
@@ -60,8 +62,9 @@ class Worker:
             self.name,
             settings.max_attempts,
             self._describe,
-            self._progressing,
+            self._turns,
         )
+        self._drain = Drain(self.leases, settings.drain_seconds, self._turns, self._return, self._sign_off)
         self._taker: Taker | None = None
 
     def start(
@@ -124,47 +127,53 @@ class Worker:
                 self._draining.wait(1.0)
 
     def drain(self) -> None:
-        """Take no more, let running jobs finish for drain_seconds, hand the rest back. Blocks; done once."""
+        """Take no more, let running jobs finish for drain_seconds, hand the rest back. Blocks till that is done."""
         with self._once:
-            if self._draining.is_set():
-                return
+            first = not self._draining.is_set()
             self._draining.set()
+        if not first:
+            self._drain.wait()
+            return
         self._state = "draining"
         self._heartbeat.kick()
         if self._taker:
             self._taker.stop()
-        until = time.monotonic() + self._settings.drain_seconds
-        while (left := until - time.monotonic()) > 0 and any(lease.begun for lease in self.leases.jobs()):
-            self.leases.wait_for_change(left)
-        for lease in self.leases.jobs():
-            lease.handed_back.set()
-            if lease.begun:
-                lease.stop()
-            elif self._taker:
-                self._taker.give_back(lease, "drained")
+        self._drain.run()
+
+    def stop_soon(self, at_once: bool = False) -> None:
+        """A signal: drain, on a thread of its own. A second one, or `at_once`, hands back without waiting."""
+        if at_once or self._draining.is_set():
+            self._drain.hurry()
+        threading.Thread(target=self.drain, name="drain", daemon=True).start()
 
     def close(self) -> None:
-        """Stop all threads; what is still held goes back, and this worker's name vanishes from all keys."""
+        """Let go of what is left once no job runs any more."""
+        if self._turns():
+            self._engine.close()
+        self._store.close()
+
+    def give_back(self, lease: Lease) -> None:
+        """Celery cannot run this job now: it goes back to the queue."""
+        self._return(lease, "not_consuming")
+
+    def _return(self, lease: Lease, cause: str = "drained") -> None:
         if self._taker:
-            self._taker.stop()
+            self._taker.give_back(lease, cause)
+
+    def _sign_off(self) -> None:
         self._heartbeat.stop()
         try:
             self._store.run(leave(self.model.name, self.name))
         except NowservingError as error:
             log.warning("could not sign off (%s): the lease will", error.message)
-        self._engine.close()
-        self._store.close()
-
-    def give_back(self, lease: Lease) -> None:
-        """Celery cannot run this job now: it goes back to the queue."""
-        if self._taker:
-            self._taker.give_back(lease, "not_consuming")
 
     def _note(self, closed: Closed | None) -> None:
         was = self._closed
         self._closed = closed
         if closed is Closed.ENGINE:
-            self._give_up(f"the engine is dead: {self._engine.health().reason}", os.EX_SOFTWARE)
+            reason = self._engine.health().reason or f"no step in {self._progress.limit_seconds:g} s"
+            self._drain.exit_code = os.EX_SOFTWARE
+            self._give_up(f"the engine is dead: {reason}", os.EX_SOFTWARE)
         if _by_memory(was) != _by_memory(closed) or Closed.ENGINE in (was, closed):
             log.info("the gate is %s", f"closed: {closed}" if closed else "open")
             self._heartbeat.kick()
@@ -179,7 +188,7 @@ class Worker:
         return Reading(
             # A job handed to a Celery that does not consume would lie there.
             draining=self._draining.is_set() or not self._consuming(),
-            engine_alive=self._engine.health().alive,
+            engine_alive=self._turns(),
             slots=capacity.slots,
             running=tuple(lease.tokens for lease in jobs),
             unallocated=tuple(lease.tokens for lease in jobs if not lease.begun),
@@ -189,13 +198,12 @@ class Worker:
             context_tokens=capacity.context_tokens,
         )
 
-    def _progressing(self) -> bool:
+    def _turns(self) -> bool:
+        """Whether the engine's loop does, or has not begun to."""
         if self._capacity is None:
             return True
-        now, steps = time.monotonic(), self._engine.health().steps
-        if steps != self._steps[0]:
-            self._steps = (steps, now)
-        return now - self._steps[1] < self._settings.lease_seconds
+        health = self._engine.health()
+        return self._progress.note(health.steps) and health.alive
 
     def _describe(self) -> tuple[bool, bool, dict[str, Any]]:
         closed = Closed.DRAINING if self._draining.is_set() else self._closed

@@ -18,4 +18,5 @@ redis.call('HDEL', BUSY .. model, worker)
 redis.call('ZREM', BLOCKED .. model, worker)
 redis.call('ZREM', ALIVE .. model, worker)
 redis.call('HDEL', WORKERS .. model, worker)
+redis.call('HDEL', ALONE .. model, worker)
 return {count}

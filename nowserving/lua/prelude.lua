@@ -15,7 +15,7 @@ local function stamp(seconds) return string.format('%.6f', seconds) end
 
 local FIELDS = {'v', 'model', 'status', 'lane', 'sequence', 'tokens', 'claim', 'worker', 'taken_at', 'started_at',
   'ran_seconds', 'retain_seconds', 'start_by', 'attempt', 'charged', 'begun', 'takes', 'generated', 'prompt_tokens',
-  'finished_by', 'lease'}
+  'finished_by', 'lease', 'suspect'}
 
 -- The fields that decide, or nil where there is no record or a malformed one.
 local function read(id)
@@ -81,39 +81,71 @@ local function unclaim(id, job)
       redis.call('HDEL', BUSY .. job.model, job.worker)
     end
   end
+  if job.suspect then redis.call('HDEL', ALONE .. job.model, job.worker) end
   job.ran_seconds = job.ran_seconds + math.max(0, ended - job.taken_at)
   redis.call('HSET', JOB .. id, 'ran_seconds', stamp(job.ran_seconds))
   redis.call('HDEL', JOB .. id, 'claim', 'taken_at')
 end
 
--- The engine has begun the job's prefill: one charge a claim.
-local function start(id, job, prompt_tokens)
-  if job.begun == job.claim then return end
-  job.attempt, job.charged, job.begun = job.attempt + 1, '1', job.claim
-  redis.call('HSET', JOB .. id, 'begun', job.claim, 'charged', '1', 'attempt', job.attempt, 'prompt_tokens',
-    prompt_tokens)
-  redis.call('HDEL', JOB .. id, 'start_by')
-  emit(id, 'started', 'attempt', job.attempt, 'worker', job.worker)
+-- Charges an attempt to this claim, unless one stands.
+local function charge(id, job)
+  if job.charged == '1' then return end
+  job.attempt, job.charged = job.attempt + 1, '1'
+  redis.call('HSET', JOB .. id, 'charged', '1', 'attempt', job.attempt)
 end
 
 -- Takes back the attempt that this claim was charged, if it was.
 local function refund(id, job)
-  if job.charged == '1' then redis.call('HSET', JOB .. id, 'charged', '0', 'attempt', job.attempt - 1) end
+  if job.charged ~= '1' then return end
+  job.attempt, job.charged = job.attempt - 1, '0'
+  redis.call('HSET', JOB .. id, 'charged', '0', 'attempt', job.attempt)
+end
+
+-- The engine has begun the job's prefill: one charge a claim. An engine that cannot resume begins the text anew.
+local function start(id, job, prompt_tokens, anew)
+  if job.begun == job.claim then return end
+  charge(id, job)
+  job.begun = job.claim
+  redis.call('HSET', JOB .. id, 'begun', job.claim, 'prompt_tokens', prompt_tokens)
+  redis.call('HDEL', JOB .. id, 'start_by')
+  emit(id, 'started', 'attempt', job.attempt, 'worker', job.worker)
+  if anew and job.generated > 0 then
+    job.generated = 0
+    redis.call('HSET', JOB .. id, 'generated', 0)
+    emit(id, 'restarted')
+  end
 end
 
 -- New tokens go on the stream; the first of a claim shows that the job is no poison.
 local function stream(id, job, first, count, ids, text)
   redis.call('HSET', JOB .. id, 'generated', first + count)
   refund(id, job)
+  if job.suspect then
+    job.suspect = nil
+    redis.call('HDEL', JOB .. id, 'suspect')
+    redis.call('HDEL', ALONE .. job.model, job.worker)
+  end
   emit(id, 'token', 'index', first, 'ids', ids, 'text', text)
 end
 
--- A running job goes back to its old place.
+-- How long a job waits after so many charges: doubled each time, with jitter that a resent script repeats.
+local function backoff(id, job)
+  local spread = job.takes
+  for i = 1, #id do spread = (spread * 31 + string.byte(id, i)) % 65521 end
+  return math.min(60, 2 ^ (job.attempt - 1)) * (0.5 + spread / 65521 / 2)
+end
+
+-- A running job goes back to its old place; one whose charge stands is a suspect, and waits before it gets there.
 local function requeue(id, job, cause)
   unclaim(id, job)
   redis.call('HSET', JOB .. id, 'status', 'queued')
   redis.call('HDEL', JOB .. id, 'worker')
-  redis.call('ZADD', job.queue, job.sequence, id)
+  if job.charged == '1' then
+    redis.call('HSET', JOB .. id, 'suspect', '1')
+    redis.call('ZADD', DELAYED .. job.model, now + backoff(id, job), id)
+  else
+    redis.call('ZADD', job.queue, job.sequence, id)
+  end
   if job.start_by then redis.call('ZADD', STARTING .. job.model, job.start_by, id) end
   emit(id, 'queued', 'cause', cause)
   wake(job.model)
@@ -148,17 +180,19 @@ local function partial_output(id, job, reason)
     usage = {prompt_tokens = tonumber(job.prompt_tokens) or 0, completion_tokens = job.generated}})
 end
 
--- A job that has used up its attempts ends, instead of killing one more worker.
-local function give_up(id, job)
+-- A job that has used up its attempts ends, instead of killing one more worker. `json` is the last error, if known.
+local function give_up(id, job, json)
   unclaim(id, job)
-  close(id, job, 'failed', 'error', problem('worker_lost',
+  close(id, job, 'failed', 'error', json or problem('worker_lost',
     'its worker died ' .. job.attempt .. ' times before a first new token', true))
 end
 
--- Everything that time alone brings about for one model, at most 100 jobs of each kind a call.
-local function reap(model, max_attempts)
+-- What time alone brings about for one model, at most 100 jobs of each kind a call. Leases that have lapsed are reaped
+-- only until `reap_until`: then whoever asks has not heard from Redis for so long that others may not have been heard.
+local function reap(model, max_attempts, reap_until)
   local requeued, failed, expired = 0, 0, 0
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING .. model, '-inf', now, 'LIMIT', 0, 100)) do
+  local lapsed = now <= reap_until and redis.call('ZRANGEBYSCORE', RUNNING .. model, '-inf', now, 'LIMIT', 0, 100) or {}
+  for _, id in ipairs(lapsed) do
     local job = read(id)
     if not job or not job.claim or not job.worker then
       set_aside(model, RUNNING .. model, id, 'a running job without a readable record')
@@ -166,6 +200,8 @@ local function reap(model, max_attempts)
       give_up(id, job)
       failed = failed + 1
     else
+      -- It may have begun, and killed the worker before that was written.
+      if job.begun ~= job.claim then redis.call('HSET', JOB .. id, 'suspect', '1') end
       requeue(id, job, 'worker_lost')
       requeued = requeued + 1
     end
@@ -174,6 +210,7 @@ local function reap(model, max_attempts)
     redis.call('ZREM', ALIVE .. model, worker)
     redis.call('HDEL', WORKERS .. model, worker)
     redis.call('HDEL', BUSY .. model, worker)
+    redis.call('HDEL', ALONE .. model, worker)
   end
   redis.call('ZREMRANGEBYSCORE', BLOCKED .. model, '-inf', now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED .. model, '-inf', now, 'LIMIT', 0, 100)) do

@@ -1,23 +1,20 @@
--- A worker gives a job back: to its old place, or after a delay.
--- ARGV: now, id, claim, cause, refund ('1' or '0'), tokens ('' or the exact bound), delay ('' or s), max_attempts
--- Answers: {'queued'} · {'failed'} (a charge that stands was its last) · {'lost'}
--- Promises: the job stands in its queue once, at its sequence; nothing for a lost claim.
+-- A worker gives a job back: to its old place, or, if a charge stands, to wait before its next try.
+-- ARGV: now, id, claim, cause, charge ('refund' | 'keep' | 'charge'), tokens ('' or the exact bound), max_attempts,
+--       error ('' or the JSON it fails with if that charge was its last)
+-- Answers: {'queued'} · {'failed'} · {'lost'}
+-- Promises: the job stands in its queue once, at its sequence, or in delayed; nothing for a lost claim.
 even_if_full()
 local id = ARGV[2]
 local job = read(id)
 if not job or job.claim ~= ARGV[3] then return {'lost'} end
-if ARGV[5] == '1' then
-  refund(id, job)
-elseif job.charged == '1' and job.attempt >= tonumber(ARGV[8]) then
-  give_up(id, job)
+if ARGV[5] == 'refund' then refund(id, job) end
+if ARGV[5] == 'charge' then charge(id, job) end
+if job.charged == '1' and job.attempt >= tonumber(ARGV[7]) then
+  give_up(id, job, ARGV[8] ~= '' and ARGV[8] or nil)
   return {'failed'}
 end
 -- A take that came to nothing is none.
-if job.begun ~= job.claim then redis.call('HSET', JOB .. id, 'takes', job.takes - 1) end
+if job.begun ~= job.claim and job.charged ~= '1' then redis.call('HSET', JOB .. id, 'takes', job.takes - 1) end
 if ARGV[6] ~= '' then redis.call('HSET', JOB .. id, 'tokens', ARGV[6]) end
 requeue(id, job, ARGV[4])
-if ARGV[7] ~= '' then
-  redis.call('ZREM', job.queue, id)
-  redis.call('ZADD', DELAYED .. job.model, now + tonumber(ARGV[7]), id)
-end
 return {'queued'}

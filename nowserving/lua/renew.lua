@@ -1,7 +1,7 @@
 -- A worker's heartbeat: its leases go on, it learns which are lost, and what time has brought about is done.
--- ARGV: now, model, worker, lease s, draining ('1'|'0'), blocked ('1'|'0'), reap ('1'|'0'), max_attempts,
+-- ARGV: now, model, worker, lease s, draining ('1'|'0'), blocked ('1'|'0'), reap until (s), max_attempts,
 --       what it says of itself (JSON), claim, …
--- Answers: {lost claims, strangers}: a stranger is {claim, id} that Redis holds for this worker and it did not name
+-- Answers: {lost claims, strangers, now}: a stranger is {claim, id} that Redis holds for this worker and it did not name
 -- Promises: only claims still held are renewed; a draining worker is not busy; a worker that stops is forgotten.
 even_if_full()
 local model, worker, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -37,5 +37,5 @@ else
 end
 redis.call('ZADD', ALIVE .. model, now + lease, worker)
 redis.call('HSET', WORKERS .. model, worker, ARGV[9])
-if ARGV[7] == '1' then reap(model, tonumber(ARGV[8])) end
-return {lost, strangers}
+reap(model, tonumber(ARGV[8]), tonumber(ARGV[7]))
+return {lost, strangers, stamp(now)}

@@ -1,9 +1,11 @@
 -- Pop the first jobs that may run and claim them for a worker, in one step.
 -- ARGV: now, model, worker, lease s, headroom tokens, capacity tokens, max_takes, version, claim, …
 -- Answers: {{claim, id, field, value, …}, …} (at most one a claim, and this worker's share of what waits)
---          {'unfit', id, tokens} (none, and the head stays: it is larger than the headroom) · {}
+--          {'unfit', id, tokens} (none, and the head stays: it is larger than the headroom)
+--          {'suspect', id} (none: the head runs alone, or a job of this worker does till its first new token) · {}
 -- Promises: a job is in its queue or under a lease at every instant; the same claim gets the same job again.
 -- The headroom holds for each: who sends several claims has room for as many jobs of that size.
+-- A suspect, which may have killed its last worker, gets a worker for itself till it has made a token.
 -- A job larger than a whole worker (capacity) is judged by the capacity: the worker that has all of it free decides.
 local model, worker, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local headroom, capacity = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -47,6 +49,12 @@ local function take(claim, id, job)
   redis.call('HSETNX', JOB .. id, 'started_at', stamp(now))
   redis.call('ZADD', RUNNING .. model, now + lease, id)
   redis.call('HSET', HELD .. worker, claim, id)
+  if job.suspect then
+    redis.call('HSET', ALONE .. model, worker, id)
+    -- Charged already now: it may kill this worker, too, before anyone can say that it has begun.
+    job.charged = '0'
+    charge(id, job)
+  end
 end
 
 even_if_full()
@@ -59,9 +67,18 @@ for i = 9, #ARGV do
   if held then
     taken[#taken + 1] = answer(claim, held)
   elseif fresh < share then
-    local id, job = head('')
-    if not id then id, job = head(BATCH) end
-    if not id then break end
+    local alone = redis.call('HGET', ALONE .. model, worker)
+    local id, job
+    if not alone then
+      id, job = head('')
+      if not id then id, job = head(BATCH) end
+      if not id then break end
+      if job.suspect and redis.call('EXISTS', HELD .. worker) == 1 then alone = id end
+    end
+    if alone then
+      if #taken == 0 then return {'suspect', alone} end
+      break
+    end
     if math.min(job.tokens, capacity) > headroom then
       if #taken == 0 then return {'unfit', id, tostring(job.tokens)} end
       break

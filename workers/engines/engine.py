@@ -92,7 +92,12 @@ class Health:
 
 
 class Engine(Protocol):
-    """One model, loaded once, and the loop that runs it."""
+    """One model, loaded once, and the loop that runs it.
+
+    `resumes`: whether it goes on after `Prompt.made`. If not, a job taken over begins anew, and its readers are told.
+    """
+
+    resumes: bool
 
     def start(self) -> Capacity:
         """Load the model and start the loop; blocks until a job could run. Raises EngineError if it cannot."""

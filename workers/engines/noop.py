@@ -78,6 +78,8 @@ class NoopEngine:
     A prompt counts one token a byte. `cost` is `bytes_per_token` times the tokens, of `budget_bytes`.
     """
 
+    resumes = True
+
     def __init__(
         self,
         slots: int,

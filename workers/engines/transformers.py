@@ -26,6 +26,8 @@ class TransformersEngine:
     In float32 a text is the same alone, batched, joined at any time or resumed; below, rounding may tell them apart.
     """
 
+    resumes = True
+
     def __init__(
         self,
         source: str,
