@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 
 from nowserving.answer import Taken
 from nowserving.errors import ClaimLostError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -108,7 +111,10 @@ class Leases:
     def lose_expired(self) -> None:
         """Stop what has not been renewed in time, without asking anyone: another worker may have it by now."""
         now = self._clock()
-        self.lose([lease.claim for lease in self.jobs() if lease.deadline <= now])
+        expired = [lease for lease in self.jobs() if lease.deadline <= now and not lease.lost.is_set()]
+        for lease in expired:
+            log.warning("%s: the lease has ended, since Redis did not renew it in time", lease.job_id)
+        self.lose([lease.claim for lease in expired])
 
     def seconds_to_deadline(self) -> float:
         """Until the first of them ends. A lease made later ends later, so nothing is missed by sleeping so long."""

@@ -1,4 +1,4 @@
--- Put new tokens on a job's event stream; the first of a claim refunds the attempt it was charged.
+-- Put new tokens on a job's event stream; the first of a claim refunds what the job was charged.
 -- ARGV: now, id, claim, index of the first token, count (at least 1), ids (comma-separated), text
 -- Answers: {'ok', generated} · {'lost'} · {'gap', generated}
 -- Promises: each index is on the stream once and in order, however often it is sent; nothing for a lost claim.

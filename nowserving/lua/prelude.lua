@@ -116,10 +116,13 @@ local function start(id, job, prompt_tokens, anew)
   end
 end
 
--- New tokens go on the stream; the first of a claim shows that the job is no poison.
+-- New tokens go on the stream; the first of a claim shows that the job is no poison, whatever it was charged before.
 local function stream(id, job, first, count, ids, text)
   redis.call('HSET', JOB .. id, 'generated', first + count)
-  refund(id, job)
+  if job.attempt > 0 then
+    job.attempt, job.charged = 0, '0'
+    redis.call('HSET', JOB .. id, 'charged', '0', 'attempt', 0)
+  end
   if job.suspect then
     job.suspect = nil
     redis.call('HDEL', JOB .. id, 'suspect')

@@ -73,7 +73,9 @@ def test_a_suspect_gets_a_worker_for_itself_till_its_first_new_token(store: Stor
     fourth = enqueue(store)
     begin(store, suspect, "d")
     assert take(store, "g", worker="free") == Suspect(suspect)
+    assert look(store, suspect).attempt == 2
     assert store.run(verb.append(suspect, "d", 0, [1], "a"))
+    assert look(store, suspect).attempt == 0
     assert taken_id(store, "h", worker="free") == fourth
     assert store.client.hlen(keys.ALONE + MODEL) == 0
 
