@@ -41,6 +41,8 @@ class Generation:
         lease = self._leases.begin(claim)
         try:
             job = Job.from_fields(lease.taken.fields if lease.taken else {})
+            if job.ran_seconds >= job.timeout_seconds:
+                raise _timeout()
             prepared = self._engine.prepare(self._prompt(lease, job))
             if not self._reserve(lease, prepared):
                 return self._release(lease, "does_not_fit", tokens=prepared.tokens)
@@ -127,7 +129,7 @@ class Generation:
                 return self._release(lease, ended.error.code, charge="charge", error=ended.error)
             return self._fail(lease, ended.error, rest)
         if ended.reason is FinishReason.TIMEOUT:
-            return self._fail(lease, JobTimeoutError("it ran longer than its timeout_seconds"), rest)
+            return self._fail(lease, _timeout(), rest)
         usage = {"prompt_tokens": ended.prompt_tokens, "completion_tokens": ended.completion_tokens}
         output = {"text": ended.text, "finish_reason": ended.reason.value, "usage": usage}
         return self._end(lease, Status.SUCCEEDED, output, rest)
@@ -183,6 +185,10 @@ class Generation:
                 if lease.lost.wait(pause * (0.5 + secrets.randbelow(100) / 100)):
                     raise ClaimLostError(f"{lease.job_id}: the lease ended before Redis answered") from None
                 pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+
+
+def _timeout() -> JobTimeoutError:
+    return JobTimeoutError("it ran longer than its timeout_seconds")
 
 
 def _problem(error: NowservingError) -> dict[str, Any]:

@@ -22,8 +22,8 @@ Eventually = Callable[..., None]
 Start = Callable[..., WorkerProcess]
 
 LEASE_SECONDS = 2.0
-TOKENS = 60
-SLOW = noop(slots=8, source=f"noop:{TOKENS}@0.1")
+TOKENS = 50
+SLOW = noop(slots=8, source=f"noop:{TOKENS}@0.06")
 LONG = {"max_new_tokens": TOKENS}
 CALM = (TOKENS, " ".join(f"w{index}" for index in range(TOKENS)), 1)
 """What a job's stream tells when nothing happens to it: its tokens, their text, one terminal event."""
@@ -108,6 +108,24 @@ def test_a_second_signal_hands_back_at_once(live: Store, start: Start, eventuall
     assert names(live) == []
 
 
+def test_fifty_running_jobs_are_canceled_and_their_slots_free_within_a_second(
+    live: Store, start: Start, eventually: Eventually
+) -> None:
+    start(noop(slots=50, source="noop:1000@0.2"), lease_seconds=15)
+    long = {"max_new_tokens": 1000}
+    ids = [enqueue(live, parameters=long) for _ in range(50)]
+    eventually(lambda: all(look(live, job_id).generated > 0 for job_id in ids), 30)
+    following = [enqueue(live, parameters=long) for _ in range(50)]
+    canceled = time.monotonic()
+    for job_id in ids:
+        live.run(verb.cancel(job_id))
+    assert live.run(verb.queues([MODEL]))[0].running == 0
+    eventually(lambda: statuses(live, following) == {"running": 50})
+    assert time.monotonic() - canceled < 1
+    assert statuses(live, ids) == {"canceled": 50}
+    assert {story(live, job_id)[2] for job_id in ids} == {1}
+
+
 def test_a_worker_that_stalls_finds_its_claims_lost_and_writes_nothing(
     live: Store, start: Start, eventually: Eventually
 ) -> None:
@@ -149,13 +167,13 @@ def test_one_job_that_kills_its_workers_fails_and_its_seven_neighbours_succeed(
     bad = enqueue(live, prompt="kill")
     good += [enqueue(live) for _ in range(3)]
     ids = [*good, bad]
-    worker = start(hazard())
+    worker = start(hazard(), lease_seconds=1)
     deaths = 0
     while statuses(live, ids) != {"succeeded": 7, "failed": 1}:
         if not worker.alive:
             deaths += 1
             assert deaths <= 4
-            worker = start(hazard())
+            worker = start(hazard(), lease_seconds=1)
         time.sleep(0.05)
     job = look(live, bad)
     assert job.error is not None
