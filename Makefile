@@ -7,11 +7,11 @@ BENCH_ARGS ?=
 KILLS ?= 50
 
 # None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
-demo test unit chaos bench bench-peers: export HF_HUB_OFFLINE := 1
-demo test unit chaos bench bench-peers: export TOKENIZERS_PARALLELISM := false
+demo test unit chaos mutants bench bench-peers: export HF_HUB_OFFLINE := 1
+demo test unit chaos mutants bench bench-peers: export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit chaos check format bench bench-peers lock clean
+.PHONY: help install demo up test unit chaos mutants check format bench bench-peers lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ unit: install  ## the tests that need no Redis and no process
 chaos: export NOWSERVING_CHAOS_KILLS := $(KILLS)
 chaos: install  ## KILLS workers killed, replies cut, at random moments while jobs run
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
+
+mutants: install  ## each promise's mechanism taken out, one by one: does its test notice?
+	$(BIN)/python -m tests.mutation
 
 check: install  ## format, lint, types, layers
 	$(BIN)/ruff format --check

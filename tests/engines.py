@@ -23,6 +23,7 @@ class Hazard(NoopEngine):
 
     def submit(self, prepared: Prepared, sink: Sink) -> None:
         """See Engine."""
+        print(f"{prepared.prompt.job_id} goes on after {len(prepared.prompt.made)}", flush=True)
         prompt = prepared.prompt.input.prompt
         if prompt == "kill":
             sink.begun(1)

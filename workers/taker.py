@@ -59,8 +59,11 @@ class Taker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more; returns when the thread has ended."""
+        """Take no more. The thread may still wait for a wake-up; what a take under way brings is given back."""
         self._stopping.set()
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
         if self._thread.is_alive():
             self._thread.join(timeout=2 * WAKE_MS / 1000)
 

@@ -161,6 +161,8 @@ class Worker:
             self._taker.give_back(lease, cause)
 
     def _sign_off(self) -> None:
+        if self._taker:
+            self._taker.join()
         self._heartbeat.stop()
         try:
             self._store.run(leave(self.model.name, self.name))

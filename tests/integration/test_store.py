@@ -54,6 +54,9 @@ def test_the_same_id_is_enqueued_once(store: Store) -> None:
     job_id = enqueue(store)
     assert enqueue(store, job_id) == job_id
     assert queue(store).depth == 1
+    assert taken_id(store, "c") == job_id
+    assert enqueue(store, job_id) == job_id
+    assert (queue(store).depth, look(store, job_id).status) == (0, Status.RUNNING)
 
 
 def test_an_idempotency_key_names_one_job(store: Store) -> None:

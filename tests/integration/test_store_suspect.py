@@ -198,6 +198,9 @@ def test_leases_are_reaped_only_while_the_vigil_lasts(store: Store) -> None:
 def test_a_reaper_waits_a_lease_after_each_silence(store: Store) -> None:
     vigil = Vigil(LEASE)
     job_id = enqueue(store)
+    for seconds in (0.0, 4.0, 8.0, 12.0):
+        at(store, seconds)
+        vigil.note(reap(store, vigil.reap_until).at)
     taken_id(store, "a")
     for seconds in (50.0, 53.0, 56.0, 59.9):
         # Redis was away, and the worker with it: who comes back first must not take the others for dead.

@@ -93,6 +93,17 @@ def test_a_told_worker_hands_over_its_eight_jobs_and_exits(live: Store, start: S
     assert [story(live, job_id) for job_id in ids] == [CALM] * 8
 
 
+def test_a_token_that_was_streamed_is_not_made_again(live: Store, start: Start, eventually: Eventually) -> None:
+    first = start(hazard(), drain_seconds=0)
+    job_id = enqueue(live)
+    eventually(lambda: look(live, job_id).generated > 2, 30)
+    first.send(signal.SIGTERM)
+    assert first.wait(10) == 0
+    made = look(live, job_id).generated
+    second = start(hazard())
+    eventually(lambda: f"{job_id} goes on after {made}" in second.output(), 20)
+
+
 def test_a_second_signal_hands_back_at_once(live: Store, start: Start, eventually: Eventually) -> None:
     worker, ids = run_eight(live, start, eventually, drain_seconds=60)
     worker.send(signal.SIGTERM)
