@@ -58,6 +58,8 @@ app.conf.update(
     worker_hijack_root_logger=True,
 )
 
+app.amqp.Connection = transport.Connection
+
 _worker: Worker | None = None
 
 

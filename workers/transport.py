@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import redis
+from kombu.connection import Connection as KombuConnection
 from kombu.serialization import loads
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
@@ -24,6 +25,11 @@ from nowserving.store import Store
 
 TASK = "nowserving.generate"
 MAX_DEPTH = int(Settings.model_fields["max_depth"].default)
+
+
+RECONNECT_FIRST_SECONDS = 0.5
+RECONNECT_LONGEST_SECONDS = 2.0
+"""The gate is closed while Celery does not consume: after an outage no worker may sleep on for long."""
 
 
 def is_job_queue(name: str) -> bool:
@@ -51,6 +57,20 @@ def envelope(queue: str, job_id: str, claim: str) -> dict[str, Any]:
             "body_encoding": None,
         },
     }
+
+
+class Connection(KombuConnection):
+    """kombu's, but for the pauses between two tries to connect: Celery passes none, and kombu's grow to 30 s."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """See kombu."""
+        pauses = {
+            "interval_start": RECONNECT_FIRST_SECONDS,
+            "interval_step": RECONNECT_FIRST_SECONDS,
+            "interval_max": RECONNECT_LONGEST_SECONDS,
+        }
+        super().ensure_connection(*args, **{**pauses, **kwargs})
+        return self
 
 
 class Message(virtual.Message):
