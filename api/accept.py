@@ -27,6 +27,7 @@ class Entry:
     submission: Submission
     idempotency_key: str
     fingerprint: str
+    retry_of: str | None = None
 
 
 async def read_entry(front: Front, request: Request) -> Entry:
@@ -41,10 +42,16 @@ async def read_entry(front: Front, request: Request) -> Entry:
     return Entry(new_job_id(), submission, key, fingerprint(asked) if key else "-")
 
 
+def renew_entry(front: Front, job: Job, idempotency_key: str) -> Entry:
+    """An ended job once more, as a new one. Raises JobNotRetryableError, ProblemError or UnknownModelError."""
+    submission = admit(job.to_submission(), front.catalog)
+    return Entry(new_job_id(), submission, idempotency_key, f"retry:{job.id}", retry_of=job.id)
+
+
 async def accept(front: Front, entry: Entry) -> Look:
     """Queue the job, or find the one its key made before. Raises ProblemError when the queue is full."""
     submission, settings = entry.submission, front.settings
-    fields = fields_of(submission, seed=0)
+    fields = fields_of(submission, 0, entry.retry_of)
     call = verb.enqueue(
         entry.job_id,
         submission.model,
@@ -76,6 +83,7 @@ async def accept(front: Front, entry: Entry) -> Look:
         timeout_seconds=submission.timeout_seconds,
         retain_seconds=submission.retain_seconds,
         metadata=submission.metadata,
+        retry_of=entry.retry_of,
     )
     load = await front.load.recall(submission.model)
     return Look(job, Wait(enqueued.position, enqueued.depth, load.run_seconds, None, load.workers))

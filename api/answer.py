@@ -48,6 +48,7 @@ def describe_job(job: Job, wait: Wait | None = None) -> dict[str, Any]:
         "error": job.error,
         "parameters": job.parameters.model_dump(),
         "metadata": job.metadata,
+        "retry_of": job.retry_of,
         "urls": describe_urls(job.id),
     }
 

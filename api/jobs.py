@@ -1,4 +1,4 @@
-"""Jobs: submit, look, list, cancel."""
+"""Jobs: submit, look, list, cancel, retry."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.accept import Entry, accept, read_entry
+from api.accept import Entry, accept, read_entry, renew_entry
 from api.admission import retry_when_accepted_seconds
 from api.answer import answer_json, answer_look, describe_job
 from api.front import front_of
-from api.header import read_prefer_wait
+from api.header import read_idempotency_key, read_prefer_wait
 from api.problem import ProblemError
-from api.schema import SUBMISSION
+from api.schema import RETRY, SUBMISSION
 from api.wait import wait_for_end
 from nowserving import verb
 from nowserving.answer import Look
@@ -108,6 +108,21 @@ async def cancel(request: Request, job_id: str) -> Response:
     store = front_of(request).store
     await store.run(verb.cancel(job_id))
     return answer_look(await store.run(verb.look(job_id)))
+
+
+@router.post("/{job_id}/retry", status_code=202, openapi_extra=RETRY)
+async def retry(request: Request, job_id: str) -> Response:
+    """Run a job that failed, expired or was canceled anew: a new job with the same input and seed, and `retry_of`.
+
+    With an `Idempotency-Key` one new job, however often it is sent.
+    """
+    check_job_id(job_id)
+    front = front_of(request)
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    await front.pulse.ensure()
+    found = await front.store.run(verb.look(job_id))
+    entry = renew_entry(front, found.job, key)
+    return _answer_accepted(entry, await accept(front, entry))
 
 
 def check_job_id(job_id: str) -> None:

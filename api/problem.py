@@ -21,6 +21,7 @@ STATUSES = {
     "invalid_json": 400,
     "job_not_found": 404,
     "job_finished": 409,
+    "job_not_retryable": 409,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_input": 422,

@@ -16,18 +16,20 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }
 }
 
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same key and body make one job, however often they are sent.",
+}
+RETRY: dict[str, Any] = {"parameters": [_IDEMPOTENCY_KEY]}
 SUBMISSION: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": _REF.format(model="Submission")}}},
     },
     "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-            "description": "The same key and body make one job, however often they are sent.",
-        },
+        _IDEMPOTENCY_KEY,
         {
             "name": "Prefer",
             "in": "header",

@@ -67,6 +67,12 @@ class JobFinishedError(NowservingError):
     code = "job_finished"
 
 
+class JobNotRetryableError(NowservingError):
+    """The job has not ended, or has succeeded: there is nothing to run anew."""
+
+    code = "job_not_retryable"
+
+
 class IdempotencyConflictError(NowservingError):
     """The Idempotency-Key was used before with another body."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from ulid import ULID
 
-from nowserving.errors import InvalidInputError, RecordError
+from nowserving.errors import InvalidInputError, JobNotRetryableError, RecordError
 
 VERSION = 1
 """The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued."""
@@ -183,6 +183,8 @@ class Job:
     output: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    start_within_seconds: float | None = None
+    retry_of: str | None = None
     v: int = VERSION
 
     @classmethod
@@ -212,13 +214,32 @@ class Job:
                 output=json.loads(fields["output"]) if "output" in fields else None,
                 error=json.loads(fields["error"]) if "error" in fields else None,
                 metadata=json.loads(fields.get("metadata", "{}")),
+                start_within_seconds=_optional_float(fields, "start_within_seconds"),
+                retry_of=fields.get("retry_of"),
                 v=int(fields["v"]),
             )
         except (KeyError, ValueError) as error:
             raise RecordError(f"the record of {fields.get('id', 'a job')} cannot be read: {error!r}") from error
 
+    def to_submission(self) -> Submission:
+        """The same job once more, as a client would submit it: its seed is kept. Raises JobNotRetryableError."""
+        if not self.status.terminal or self.status is Status.SUCCEEDED:
+            raise JobNotRetryableError(
+                f"{self.id} is {self.status}; what may be retried has failed, expired or been canceled"
+            )
+        return Submission(
+            model=self.model,
+            input=self.input,
+            parameters=self.parameters,
+            lane=self.lane,
+            start_within_seconds=self.start_within_seconds,
+            timeout_seconds=self.timeout_seconds,
+            retain_seconds=self.retain_seconds,
+            metadata=self.metadata,
+        )
 
-def fields_of(submission: Submission, seed: int) -> dict[str, str]:
+
+def fields_of(submission: Submission, seed: int, retry_of: str | None = None) -> dict[str, str]:
     """Lay a submission out as the record's first fields; `seed` is used where the client named none."""
     parameters = submission.parameters
     if parameters.seed is None:
@@ -235,6 +256,10 @@ def fields_of(submission: Submission, seed: int) -> dict[str, str]:
     }
     if submission.metadata:
         fields["metadata"] = json.dumps(submission.metadata)
+    if submission.start_within_seconds is not None:
+        fields["start_within_seconds"] = repr(submission.start_within_seconds)
+    if retry_of is not None:
+        fields["retry_of"] = retry_of
     return fields
 
 

@@ -1,4 +1,4 @@
-"""`jobs`, `job` and `cancel`: look at what was submitted."""
+"""`jobs`, `job`, `cancel` and `retry`: look at what was submitted, and do something about it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ def cancel(job_id: JobId, json: Json = False, url: Url = URL) -> None:
         show(found, json)
     else:
         typer.echo(f"{found.id} {found.status}")
+
+
+def retry(job_id: JobId, json: Json = False, url: Url = URL) -> None:
+    """Run a job that failed, expired or was canceled anew; prints the new job's id."""
+    with connect(url) as client:
+        made = client.retry(job_id)
+    show(made, json) if json else typer.echo(made.id)
 
 
 def show(found: Job, json: bool) -> None:

@@ -28,7 +28,7 @@ def draw_jobs(jobs: Iterable[Job]) -> Table:
     table = _table(("job", "model", "status", "created", "tokens", "text"))
     for job in jobs:
         usage = (job.output or {}).get("usage") or {}
-        said = job.text if job.error is None else str(job.error.get("message", ""))
+        said = job.text if job.error is None else f"{job.error.get('code')}: {job.error.get('message')}"
         tokens = str(usage.get("completion_tokens", ""))
         created = job.created_at.partition(".")[0]
         table.add_row(job.id, job.model, style_status(job.status), created, tokens, Text(shorten(said, 48)))
@@ -43,6 +43,8 @@ def draw_job(job: Job) -> Table:
     table.add_row("job", job.id)
     table.add_row("model", job.model)
     table.add_row("status", style_status(job.status))
+    if job.retry_of:
+        table.add_row("retry of", job.retry_of)
     if job.status is Status.QUEUED and job.queue:
         table.add_row("waits", explain_wait(job.queue))
     for name in ("created_at", "started_at", "finished_at"):

@@ -28,6 +28,7 @@ class Job:
     output: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_of: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -165,6 +165,14 @@ class Client:
         """Cancel a job; harmless to repeat."""
         return Job.from_answer(self._send("POST", _path(job_id, "cancel")))
 
+    def retry(self, job_id: str, idempotency_key: str | None = None) -> Job:
+        """Run a job that failed, expired or was canceled anew; the new job, whose `retry_of` is this one.
+
+        The key, made here if none is given, makes every repetition the same job.
+        """
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return Job.from_answer(self._send("POST", _path(job_id, "retry"), headers=headers))
+
     def jobs(
         self, status: str | None = None, model: str | None = None, cursor: str | None = None, limit: int | None = None
     ) -> JobPage:
