@@ -4,7 +4,9 @@ PYTHON ?= $(shell for p in .venv/bin/python python3 python3.14 python3.13 python
 BIN := .venv/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-KILLS ?= 50
+JOBS ?= 500
+FAULTS ?= 108
+SEED ?= 1
 
 # None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
 demo test unit chaos mutants bench bench-peers: export HF_HUB_OFFLINE := 1
@@ -34,8 +36,10 @@ test: install  ## all tests but chaos
 unit: install  ## the tests that need no Redis and no process
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-chaos: export NOWSERVING_CHAOS_KILLS := $(KILLS)
-chaos: install  ## KILLS workers killed, replies cut, at random moments while jobs run
+chaos: export NOWSERVING_CHAOS_JOBS := $(JOBS)
+chaos: export NOWSERVING_CHAOS_FAULTS := $(FAULTS)
+chaos: export NOWSERVING_CHAOS_SEED := $(SEED)
+chaos: install  ## FAULTS of all kinds at random moments, while JOBS and more run; prints what must be zero
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
 
 mutants: install  ## each promise's mechanism taken out, one by one: does its test notice?

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+
+import redis
 
 from nowserving import keys, verb
 from nowserving.event import is_terminal
@@ -29,12 +32,15 @@ return wrong
 
 
 class Observer:
-    """Asks again and again, in a thread of its own, whether each job stands in exactly one place."""
+    """Asks again and again, in a thread of its own, whether each job stands in exactly one place.
 
-    def __init__(self, store: Store, ids: list[str]) -> None:
+    `ids` may grow meanwhile; a Redis that is away is asked again later.
+    """
+
+    def __init__(self, store: Store, ids: list[str], pause_seconds: float = 0.005) -> None:
         self.looks = 0
         self.wrong: list[str] = []
-        self._store, self._ids = store, ids
+        self._store, self._ids, self._pause_seconds = store, ids, pause_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -49,9 +55,10 @@ class Observer:
     def _run(self) -> None:
         script = self._store.client.register_script(keys.lua_constants() + PLACES)
         while not self._stopping.is_set():
-            self.wrong += script(args=("", *self._ids))
-            self.looks += 1
-            self._stopping.wait(0.005)
+            with suppress(redis.RedisError, OSError):
+                self.wrong += script(args=("", *self._ids))
+                self.looks += 1
+            self._stopping.wait(self._pause_seconds)
 
 
 def story(store: Store, job_id: str) -> tuple[int, str, int]:
