@@ -51,6 +51,7 @@ class Observer:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._thread.join(10)
+        self._store.close()
 
     def _run(self) -> None:
         script = self._store.client.register_script(keys.lua_constants() + PLACES)

@@ -6,6 +6,7 @@ import itertools
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -50,54 +51,78 @@ class Tale:
     sight: Sight = field(default_factory=Sight)
 
 
-class Crowd:
-    """`clients` threads, each with one job at a time, until `jobs` were submitted and `hold` has been let go."""
+class Crowd(ABC):
+    """`clients` threads, each with one job at a time, until `jobs` were submitted and the storm is over."""
 
-    def __init__(self, url: str, seed: int, jobs: int, clients: int) -> None:
+    def __init__(self, seed: int, jobs: int, clients: int) -> None:
         self.tales: list[Tale] = []
-        self.unexpected: list[str] = []
-        """Answers that no client should get, whatever happens."""
         self.accepted: list[str] = []
-        self._client = Client(url, timeout_seconds=5, retry_seconds=5)
-        self._seed, self._jobs, self._clients = seed, jobs, clients
+        """The ids of the jobs, as they are accepted."""
+        self.seed = seed
+        self.giving_up = threading.Event()
+        self._jobs, self._clients = jobs, clients
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._enough, self._giving_up = threading.Event(), threading.Event()
+        self._enough = threading.Event()
 
-    def run(self, storm: Callable[[], None], patience_seconds: float) -> None:
-        """Work while the storm lasts, then see every job through, or give up after the patience."""
-        with ThreadPoolExecutor(self._clients, "client") as pool, closing(self._client):
+    def run(self, storm: Callable[[], None], look: Callable[[], None], patience_seconds: float) -> None:
+        """Work while the storm lasts, then see every job through, or give up after the patience.
+
+        `look` is called again and again meanwhile.
+        """
+        with ThreadPoolExecutor(self._clients, "client") as pool:
             workers = [pool.submit(self._work) for _ in range(self._clients)]
             try:
                 storm()
                 self._enough.set()
                 until = time.monotonic() + patience_seconds
                 while not all(worker.done() for worker in workers) and time.monotonic() < until:
+                    look()
                     time.sleep(0.05)
             finally:
                 self._enough.set()
-                self._giving_up.set()
+                self.giving_up.set()
             for worker in workers:
                 worker.result()
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Hang up, once all clients have ended."""
+
+    @abstractmethod
+    def live(self, tale: Tale) -> None:
+        """Submit the job, follow it to its end, and write down what was seen. Returns soon after `giving_up`."""
 
     def _work(self) -> None:
         for tale in iter(self._next, None):
-            self._live(tale)
+            self.live(tale)
 
     def _next(self) -> Tale | None:
         with self._lock:
             number = next(self._numbers)
-            if self._giving_up.is_set() or (number >= self._jobs and self._enough.is_set()):
+            if self.giving_up.is_set() or (number >= self._jobs and self._enough.is_set()):
                 return None
-            choose = random.Random(f"{self._seed} {number}")
+            choose = random.Random(f"{self.seed} {number}")
             way = choose.choice(WAYS)
             tale = Tale(number, choose.randint(1, MOST_TOKENS), way)
             self.tales.append(tale)
             return tale
 
-    def _live(self, tale: Tale) -> None:
-        choose = random.Random(f"{self._seed} {tale.number} {tale.way}")
-        key = f"{self._seed}-{tale.number}"
+
+class SdkCrowd(Crowd):
+    """Clients of nowserving, which stream, wait or poll, and cancel one job in ten."""
+
+    def __init__(self, url: str, seed: int, jobs: int, clients: int) -> None:
+        super().__init__(seed, jobs, clients)
+        self.unexpected: list[str] = []
+        """Answers that no client should get, whatever happens."""
+        self._client = Client(url, timeout_seconds=5, retry_seconds=5)
+
+    def live(self, tale: Tale) -> None:
+        """See Crowd."""
+        choose = random.Random(f"{self.seed} {tale.number} {tale.way}")
+        key = f"{self.seed}-{tale.number}"
         job = self._insist(
             lambda: self._client.submit(
                 MODEL, prompt=f"job {tale.number}", idempotency_key=key, max_new_tokens=tale.tokens
@@ -115,6 +140,10 @@ class Crowd:
         if cancel_at is not None and not tale.cancel_asked:
             self._cancel(tale)
 
+    def close(self) -> None:
+        """See Crowd."""
+        self._client.close()
+
     def _cancel(self, tale: Tale) -> None:
         tale.cancel_asked = True
         job = self._insist(lambda: self._client.cancel(tale.job_id), refusal=FINISHED_FIRST)
@@ -123,7 +152,7 @@ class Crowd:
     def _stream(self, tale: Tale, choose: random.Random) -> Iterator[None]:
         """Follow the events, hanging up at times and going on after the last one seen."""
         last: str | None = None
-        while not self._giving_up.is_set():
+        while not self.giving_up.is_set():
             tale.sight.connections += 1
             hang_up_at = choose.randint(1, 40)
             try:
@@ -152,7 +181,7 @@ class Crowd:
 
     def _insist(self, call: Callable[[], T], refusal: int | None = None) -> T | None:
         """Try until there is an answer; None if it is this refusal, or all is given up."""
-        while not self._giving_up.is_set():
+        while not self.giving_up.is_set():
             try:
                 return call()
             except NowservingError as error:

@@ -9,9 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import redis
 
+from nowserving.job import new_job_id
 from tests.child_process import ChildProcess
 from tests.proxy import CuttingProxy
 from tests.redis_server import RedisServer
@@ -28,6 +31,24 @@ class Site:
     proxy: CuttingProxy
     api: ChildProcess
     workers: Sequence[ChildProcess]
+
+    @classmethod
+    def start(cls, folder: Path, seed: int, make: Callable[[str], tuple[ChildProcess, Sequence[ChildProcess]]]) -> Self:
+        """Start Redis, the proxy, and what `make` makes for the proxy's address: an API and workers."""
+        data = folder / f"redis-{new_job_id()}"
+        data.mkdir()
+        redis_server = RedisServer(data)
+        redis_server.start()
+        proxy = CuttingProxy(redis_server.port, seed)
+        api, workers = make(proxy.url)
+        site = cls(redis_server, proxy, api, workers)
+        try:
+            for process in site.processes:
+                process.start()
+        except BaseException:
+            site.close()
+            raise
+        return site
 
     @property
     def processes(self) -> list[ChildProcess]:
@@ -76,11 +97,17 @@ class Faults:
         self.look()
 
     def look(self) -> None:
-        """Note which processes have died by themselves."""
+        """Note which processes have died by themselves, and start them again as Kubernetes would."""
         for process in self._site.processes:
             if not process.alive and process not in self._down:
-                self._down.add(process)
                 self.died.append(f"{process.log.name}: {process.output()[-1500:]}")
+                process.start()
+
+    def table(self) -> dict[str, object]:
+        """How often each kind has struck."""
+        struck = {f"… {kind}": count for kind, count in sorted(self.counts.items())}
+        cuts = {"… connections killed": self.connections_killed, "… replies lost": self._site.proxy.cuts}
+        return {"faults": self.counts.total(), **struck, **cuts}
 
     def _shuffled(self) -> Iterator[str]:
         while True:

@@ -14,6 +14,7 @@ from typing import cast
 import redis
 
 from nowserving import store
+from tests.worker_process import WorkerProcess
 
 KEY = "witness"
 CLAIMED = ("begin", "append", "finish", "release")
@@ -33,6 +34,12 @@ def around(script: str, source: str) -> str:
         return source
     after = _AFTER_TAKE if script == "take" else _NOTE % (script, "ARGV[2]", "ARGV[3]", "answer[1]")
     return f"local function verb()\n{source}\nend\nlocal answer = verb()\n{after}\nreturn answer\n"
+
+
+class WitnessedWorker(WorkerProcess):
+    """A worker whose claims have a witness."""
+
+    app = "tests.chaos.witnessed"
 
 
 def install() -> None:
