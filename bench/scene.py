@@ -16,7 +16,7 @@ from nowserving import keys, verb
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store, connect
 from tests.chaos.crowd import words
-from tests.chaos.stage import Stage
+from bench.scene_stage import Stage
 from tests.chaos.witness import Act
 from tests.redis_server import RedisServer
 from tests.worker_process import MODEL, enqueue, look
