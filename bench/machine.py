@@ -40,14 +40,20 @@ class Watch:
 
 def describe_machine(others_cores: Sequence[float]) -> str:
     """Say what it is, what is installed, and how busy others kept it in each round."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "fastapi", "uvicorn"))
     others = ", ".join(f"{cores:.2f}" for cores in others_cores)
     caution = ": too much, run it again on a quiet machine" if max(others_cores) > QUIET_CORES else ""
-    return (
-        f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}; "
-        f"of these, others took {others} meanwhile{caution}\n"
-        f"Python {platform.python_version()}, {redis_server.version()}, {packages}"
-    )
+    return f"{describe_hardware()}; of these, others took {others} meanwhile{caution}\n{describe_versions()}"
+
+
+def describe_hardware() -> str:
+    """Its cores, processor and system."""
+    return f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}"
+
+
+def describe_versions() -> str:
+    """What runs on it."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "fastapi", "uvicorn"))
+    return f"Python {platform.python_version()}, {redis_server.version()}, {packages}"
 
 
 def _processor() -> str:

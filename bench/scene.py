@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
 
+from bench.stage import Stage
 from nowserving import keys, verb
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store, connect
 from tests.chaos.crowd import words
-from bench.scene_stage import Stage
 from tests.chaos.witness import Act
 from tests.redis_server import RedisServer
 from tests.worker_process import MODEL, enqueue, look

@@ -30,9 +30,13 @@ class Verdict:
         self.wrong[name] += len(found)
         self.details += [f"{name}: {detail}" for detail in found]
 
+    def rows(self) -> dict[str, object]:
+        """All figures; last those that must be zero."""
+        return {**self.shown, **self.wrong}
+
     def table(self) -> str:
-        """All figures, one a line."""
-        rows = {**self.shown, **self.wrong}
+        """The rows as text."""
+        rows = self.rows()
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value!s:>8}" for name, value in rows.items())
 
