@@ -19,15 +19,22 @@ class ChildProcess:
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.log = log
+        self.root = ROOT
+        """The checkout whose code it runs."""
         self._command = list(command)
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+        self._env = {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Start it; it is not ready yet."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=self._env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                env={**self._env, "PYTHONPATH": str(self.root)},
+                cwd=self.root,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return self
 

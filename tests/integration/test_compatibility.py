@@ -1,0 +1,111 @@
+"""Workers and API of the previous version beside those of this one, on one Redis, with jobs in flight.
+
+A rolling upgrade is just that. The previous version is the newest commit whose code differs from the working tree's, or
+what NOWSERVING_TEST_PREVIOUS names.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nowserving.client import Client
+from nowserving.job import Status
+from nowserving.store import Store, connect
+from tests.api_process import ApiProcess
+from tests.child_process import ROOT
+from tests.invariant import story
+from tests.worker_process import MODEL, WorkerProcess, look, noop, ready, workers
+
+Eventually = Callable[..., None]
+
+TOKENS = 40
+SOURCE = noop(slots=4, source=f"noop:{TOKENS}@0.08")
+TEXT = " ".join(f"w{index}" for index in range(TOKENS))
+CODE = ("nowserving", "api", "workers")
+LOOK_BACK = 200
+
+
+def git(*words: str) -> bytes:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+
+
+def previous() -> str:
+    """The commit to compare with; skips where there is no history."""
+    if named := os.environ.get("NOWSERVING_TEST_PREVIOUS"):
+        return named
+    try:
+        commits = git("rev-list", f"--max-count={LOOK_BACK}", "HEAD").decode().split()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no git checkout: there is no previous version to run")
+    for commit in commits:
+        if git("diff", "--name-only", commit, "--", *CODE):
+            return commit
+    pytest.skip("the history is too short to have a previous version")
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The previous version's code."""
+    folder = tmp_path_factory.mktemp("previous")
+    with tarfile.open(fileobj=io.BytesIO(git("archive", previous(), *CODE))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def live(redis_url: str) -> Iterator[Store]:
+    store = Store(connect(redis_url))
+    yield store
+    store.close()
+
+
+def read(url: str, job_id: str) -> tuple[list[int], str, list[str]]:
+    """What a reader sees: the indexes of tokens, their text, and the types of the terminal events."""
+    indexes: list[int] = []
+    text, ends = "", []
+    with Client(url) as client:
+        for event in client.stream(job_id):
+            if event.type == "token":
+                indexes += range(event.data["index"], event.data["index"] + len(event.data["ids"]))
+                text += event.text
+            elif event.terminal:
+                ends.append(event.type)
+    return indexes, text, ends
+
+
+@pytest.mark.parametrize("new_api", [True, False], ids=["new API", "previous API"])
+def test_both_versions_work_side_by_side(
+    live: Store, redis_url: str, older: Path, tmp_path: Path, eventually: Eventually, new_api: bool
+) -> None:
+    settings = {"lease_seconds": 2}
+    api = ApiProcess(redis_url, tmp_path, SOURCE, **settings)
+    first, second = (WorkerProcess(redis_url, tmp_path, SOURCE, **settings) for _ in range(2))
+    # The worker that is killed is of another version than the API, and the one that takes over is of another still.
+    (first if new_api else api).root = older
+    if not new_api:
+        second.root = older
+    with api, first, ThreadPoolExecutor(8) as pool, Client(api.url, retry_seconds=20) as client:
+        eventually(lambda: ready(live), 30)
+        ids = [client.submit(MODEL, prompt="hello", max_new_tokens=TOKENS).id for _ in range(8)]
+        readers = [pool.submit(read, api.url, job_id) for job_id in ids]
+        eventually(lambda: sum(look(live, job_id).generated > 3 for job_id in ids) >= 4, 20)
+        with second:
+            eventually(lambda: len(workers(live)) == 2 and ready(live, 2), 30)
+            first.kill()
+            for job_id in ids:
+                assert client.wait(job_id, 60).status is Status.SUCCEEDED
+            late = [client.submit(MODEL, prompt="hello", max_new_tokens=TOKENS).id for _ in range(4)]
+            client.cancel(late[-1])
+            assert [client.wait(job_id, 60).status for job_id in late] == ["succeeded"] * 3 + ["canceled"]
+            seen = [reader.result(30) for reader in readers]
+    assert any(look(live, job_id).takes > 1 for job_id in ids), "the kill has hit no running job"
+    assert seen == [(list(range(TOKENS)), TEXT, ["succeeded"])] * 8
+    assert [story(live, job_id) for job_id in ids] == [(TOKENS, TEXT, 1)] * 8
