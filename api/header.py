@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from api.place import Place
 from api.problem import ProblemError
 
 _PREFERENCE = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9}(?:\.[0-9]{1,9})?)"?\s*(?:;.*)?\Z', re.IGNORECASE)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
-_EVENT_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})\Z")
+_EVENT_ID = re.compile(r"(([0-9]{1,20})-([0-9]{1,20}))(?:\.([0-9]{1,20})\.([0-9]{1,20}))?\Z")
 
 
 def read_prefer_wait(values: Iterable[str]) -> float | None:
@@ -30,21 +31,36 @@ def read_idempotency_key(value: str | None) -> str:
     return value
 
 
-def read_last_event_id(value: str | None) -> str | None:
-    """The Last-Event-ID, or None to begin at the first event. Raises ProblemError."""
+def read_last_event_id(value: str | None) -> Place | str | None:
+    """The place that Last-Event-ID names, or None to begin at the first event. Raises ProblemError.
+
+    A stream id alone, as earlier versions gave it, says nothing of what was seen up to it.
+    """
     if not value:
         return None
     found = _EVENT_ID.match(value)
-    if not found or any(int(part) >= 2**64 for part in found.groups()):
+    if not found or any(int(part) >= 2**64 for part in found.groups()[1:] if part):
         raise ProblemError(
-            "invalid_header", "Last-Event-ID must be the id of an event of this job, such as 1767225600000-0"
+            "invalid_header", "Last-Event-ID must be the id of an event of this job, such as 1767225600000-0.37.142"
         )
-    return value
+    if found[4] is None:
+        return found[1]
+    return Place(found[1], int(found[4]), int(found[5]))
 
 
 def id_before(event_id: str) -> str:
     """The largest possible stream id below this one, so that reading after it begins with this one."""
-    milliseconds, sequence = map(int, event_id.split("-"))
+    milliseconds, sequence = _numbers(event_id)
     if sequence:
         return f"{milliseconds}-{sequence - 1}"
     return f"{milliseconds - 1}-{2**64 - 1}" if milliseconds else "0-0"
+
+
+def precedes(event_id: str, other_id: str) -> bool:
+    """Whether the first stream id lies before the second."""
+    return _numbers(event_id) < _numbers(other_id)
+
+
+def _numbers(event_id: str) -> tuple[int, int]:
+    milliseconds, sequence = map(int, event_id.split("-"))
+    return milliseconds, sequence

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench import scene, stock
+from bench import memory, scene, stock
 from bench.machine import describe_hardware, describe_versions
 from tests.chaos.storm import Storm
 
@@ -47,7 +47,7 @@ def _scenes(folder: Path, kills: int) -> dict[str, object]:
     taken = scene.take_over(folder, kills)
     freed_ms = scene.cancel(folder, rounds=10).freed_ms
     drained = scene.drain(folder)
-    weight = scene.weigh(folder)
+    weight = memory.measure_alone()
     jobs = scene.JOBS
     return {
         f"take-over: jobs of {kills} killed workers": len(taken.taken_seconds),
@@ -61,9 +61,10 @@ def _scenes(folder: Path, kills: int) -> dict[str, object]:
         "… jobs finished by another worker": f"{drained.finished_elsewhere} of {jobs}",
         "… attempts charged": drained.charged,
         "… texts equal": f"{drained.texts_equal} of {jobs}",
-        "bytes in Redis of a 500-token job: queued": f"{weight.queued:,}",
-        "… running, all tokens made": f"{weight.running:,}",
-        "… finished": f"{weight.finished:,}",
+        "bytes in Redis of a 500-token job: queued": f"{weight['queued']:,.0f}",
+        "… running, all tokens made": f"{weight['running']:,.0f}",
+        "… finished": f"{weight['finished']:,.0f}",
+        "… 30 s later": f"{weight['collapsed']:,.0f}",
     }
 
 

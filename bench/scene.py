@@ -1,25 +1,22 @@
-"""Measured scenes: a worker is killed, jobs are canceled, a worker is told to stop; and what a job weighs in Redis."""
+"""Measured scenes: a worker is killed, jobs are canceled, a worker is told to stop."""
 
 from __future__ import annotations
 
-import secrets
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
 
 from bench.stage import Stage
-from nowserving import keys, verb
-from nowserving.job import Status, new_job_id
-from nowserving.store import Store, connect
+from nowserving import verb
+from nowserving.job import Status
+from nowserving.store import Store
 from tests.chaos.crowd import words
 from tests.chaos.witness import Act
-from tests.redis_server import RedisServer
-from tests.worker_process import MODEL, enqueue, look
+from tests.worker_process import MODEL, look
 
 JOBS = 8
 """Slots of a worker here, and jobs that it runs."""
@@ -142,50 +139,3 @@ def drain(folder: Path, drain_seconds: float = 2, tokens: int = 300) -> Drain:
             sum(job.attempt for job in jobs),
             sum((job.output or {})["text"] == words(tokens) for job in jobs),
         )
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Bytes of one job in Redis: its record and its events, by MEMORY USAGE, without what it shares with others."""
-
-    queued: int
-    running: int
-    finished: int
-
-
-def weigh(folder: Path, tokens: int = 500, prompt_bytes: int = 1000) -> Weight:
-    """Weigh a job that waits, one that has made all its tokens but the end, and one that has ended."""
-    with _redis(folder) as store:
-        job_id = enqueue(store, "x" * prompt_bytes, parameters={"max_new_tokens": tokens})
-        queued = _bytes(store, job_id)
-        claim = secrets.token_hex(16)
-        room = {"headroom": 10**6, "capacity": 10**6, "max_takes": 100}
-        store.run(verb.take(MODEL, "worker", [claim], lease_seconds=60, **room))
-        store.run(verb.begin(job_id, claim, prompt_bytes))
-        for index in range(tokens):
-            # Ids and words as long as a real model's.
-            assert store.run(verb.append(job_id, claim, index, [10000 + index], " word"))
-        running = _bytes(store, job_id)
-        usage = {"prompt_tokens": prompt_bytes, "completion_tokens": tokens}
-        output = {"text": " word" * tokens, "finish_reason": "length", "usage": usage}
-        assert store.run(verb.finish(job_id, claim, Status.SUCCEEDED, output))
-        return Weight(queued, running, _bytes(store, job_id))
-
-
-def _bytes(store: Store, job_id: str) -> int:
-    sizes = [store.client.memory_usage(key, samples=0) for key in (keys.JOB + job_id, keys.events(job_id))]
-    return sum(size for size in sizes if isinstance(size, int))
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[Store]:
-    data = folder / f"redis-{new_job_id()}"
-    data.mkdir()
-    server = RedisServer(data)
-    server.start()
-    store = Store(connect(server.url))
-    try:
-        yield store
-    finally:
-        store.close()
-        server.kill()

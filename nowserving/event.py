@@ -14,8 +14,8 @@ _TERMINAL = frozenset(status.value for status in Status if status.terminal)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`id` orders a job's events and resumes a reader; `type` is `queued` (again), `started`, `token`, or the
-    terminal status. `at` is Unix seconds by Redis's clock.
+    """`id` orders a job's events and resumes a reader; `type` is `queued` (again), `started`, `restarted`
+    (the text begins anew, at index 0), `token`, or the terminal status. `at` is Unix seconds by Redis's clock.
     """
 
     id: str

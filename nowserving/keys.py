@@ -19,6 +19,7 @@
 | stats:{model} | hash | running averages behind the estimated wait |
 | jobs | zset | all kept jobs by sequence |
 | finished | zset | ended jobs by the time they are forgotten |
+| collapse | zset | ended jobs whose stream is told in many token events, by the time it is made one |
 | sequence | string | the last sequence given |
 | idempotency:{key} | string | fingerprint and job of a client's key; has a TTL |
 | ended | channel | the id of each job that ends, for those who wait for nothing else |
@@ -47,6 +48,7 @@ DEAD = PREFIX + "dead:"
 STATS = PREFIX + "stats:"
 JOBS = PREFIX + "jobs"
 FINISHED = PREFIX + "finished"
+COLLAPSE = PREFIX + "collapse"
 SEQUENCE = PREFIX + "sequence"
 IDEMPOTENCY = PREFIX + "idempotency:"
 TICK = PREFIX + "tick"

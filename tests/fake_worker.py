@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,11 +56,11 @@ class FakeWorker:
         self._claims[taken[0].job_id] = claim
         return taken[0].job_id
 
-    def begin(self) -> str:
+    def begin(self, anew: bool = False) -> str:
         """Take the next job, which is there, and begin it; its id."""
         job_id = self.take()
         assert job_id is not None
-        assert self.store.run(verb.begin(job_id, self._claims[job_id], prompt_tokens=3))
+        assert self.store.run(verb.begin(job_id, self._claims[job_id], prompt_tokens=3, anew=anew))
         return job_id
 
     def tokens(self, job_id: str, index: int, *texts: str) -> None:
@@ -81,3 +82,9 @@ class FakeWorker:
         if status is Status.FAILED:
             result = {"code": "engine_error", "message": text, "retryable": True}
         assert self.store.run(verb.finish(job_id, self._claims.pop(job_id), status, result))
+
+    def collapse(self) -> None:
+        """Let the tick come that collapses the streams of all jobs that have ended."""
+        self.store.now = repr(time.time() + 31)
+        self.store.run(verb.reap("test", [], period_seconds=0, max_attempts=3, reap_until=0))
+        self.store.now = ""

@@ -15,6 +15,10 @@ elseif job.status == 'canceled' then
 else
   return {'finished', job.status}
 end
-close(id, job, 'canceled', 'output', partial_output(id, job, 'canceled'))
+close(id, job, 'canceled', 'output', cjson.encode({
+  text = made(redis.call('XRANGE', EVENTS .. id, '-', '+')).text,
+  finish_reason = 'canceled',
+  usage = {prompt_tokens = tonumber(job.prompt_tokens) or 0, completion_tokens = job.generated},
+}))
 wake(job.model)
 return {'canceled'}

@@ -154,6 +154,9 @@ local function requeue(id, job, cause)
   wake(job.model)
 end
 
+-- A job's stream is told anew, in short, so long after its end; by then its live readers have read it.
+local COLLAPSE_SECONDS = 30
+
 -- The one way into a terminal status. `detail` is 'output' or 'error', `json` its value.
 local function close(id, job, status, detail, json)
   local retain = math.max(1, math.ceil(job.retain_seconds))
@@ -163,6 +166,10 @@ local function close(id, job, status, detail, json)
   redis.call('ZADD', FINISHED, now + retain, id)
   redis.call('EXPIRE', JOB .. id, retain)
   redis.call('EXPIRE', EVENTS .. id, retain)
+  -- Three events are as short as it gets: started, one token event, the end.
+  if retain > COLLAPSE_SECONDS and redis.call('XLEN', EVENTS .. id) > 3 then
+    redis.call('ZADD', COLLAPSE, now + COLLAPSE_SECONDS, id)
+  end
 end
 
 local function expire(id, job)
@@ -170,17 +177,25 @@ local function expire(id, job)
   close(id, job, 'expired', 'error', problem('expired', 'it could not be started in time', true))
 end
 
--- What a job that did not come to its end has made so far.
-local function partial_output(id, job, reason)
-  local text = {}
-  for _, entry in ipairs(redis.call('XRANGE', EVENTS .. id, '-', '+')) do
+-- What a stream's token events after its last `restarted` say in all: {ids, text, last = the last one's entry}.
+local function made(entries)
+  local ids, text, last = {}, {}, nil
+  for _, entry in ipairs(entries) do
     local fields = entry[2]
-    for i = 1, #fields, 2 do
-      if fields[i] == 'text' then text[#text + 1] = fields[i + 1] end
+    if fields[2] == 'restarted' then
+      ids, text, last = {}, {}, nil
+    elseif fields[2] == 'token' then
+      last = entry
+      for i = 3, #fields, 2 do
+        if fields[i] == 'ids' and fields[i + 1] ~= '' then
+          ids[#ids + 1] = fields[i + 1]
+        elseif fields[i] == 'text' then
+          text[#text + 1] = fields[i + 1]
+        end
+      end
     end
   end
-  return cjson.encode({text = table.concat(text), finish_reason = reason,
-    usage = {prompt_tokens = tonumber(job.prompt_tokens) or 0, completion_tokens = job.generated}})
+  return {ids = table.concat(ids, ','), text = table.concat(text), last = last}
 end
 
 -- A job that has used up its attempts ends, instead of killing one more worker. `json` is the last error, if known.

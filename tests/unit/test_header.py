@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from api.header import id_before, read_idempotency_key, read_last_event_id, read_prefer_wait
+from api.header import id_before, precedes, read_idempotency_key, read_last_event_id, read_prefer_wait
+from api.place import Place
 from api.problem import ProblemError
 
 U64 = st.integers(0, 2**64 - 1)
@@ -59,25 +62,43 @@ def test_any_other_idempotency_key_is_refused(key: str) -> None:
         read_idempotency_key(key)
 
 
+@given(U64, U64, U64, U64)
+def test_a_place_is_read_as_it_was_written(milliseconds: int, sequence: int, tokens: int, characters: int) -> None:
+    place = Place(f"{milliseconds}-{sequence}", tokens, characters)
+    assert read_last_event_id(str(place)) == place
+
+
 @given(U64, U64)
-def test_a_stream_id_is_read(milliseconds: int, sequence: int) -> None:
+def test_a_stream_id_alone_is_read(milliseconds: int, sequence: int) -> None:
     event_id = f"{milliseconds}-{sequence}"
     assert read_last_event_id(event_id) == event_id
 
 
-@given(st.text(min_size=1) | st.from_regex(r"[0-9]{1,25}-[0-9]{1,25}", fullmatch=True))
+def numbers(event_id: str) -> list[int]:
+    return [int(part) for part in re.split("[-.]", event_id)]
+
+
+PLACE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}(\.[0-9]{1,20}\.[0-9]{1,20})?")
+
+
+@given(st.text(min_size=1) | st.from_regex(r"[0-9]{1,25}-[0-9]{1,25}(\.[0-9]{1,25}){0,3}", fullmatch=True))
 def test_any_other_last_event_id_is_refused(text: str) -> None:
-    parts = text.split("-")
-    if len(parts) == 2 and all(part.isascii() and part.isdecimal() and int(part) < 2**64 for part in parts):
-        assume(all(len(part) <= 20 for part in parts))
-        assert read_last_event_id(text) == text
+    if PLACE.fullmatch(text) and max(numbers(text)) < 2**64:
+        assert numbers(str(read_last_event_id(text))) == numbers(text)
     else:
         with pytest.raises(ProblemError, match="the id of an event"):
             read_last_event_id(text)
 
 
-@pytest.mark.parametrize("text", ["1", "-1-1", "1-", "1-2-3", "18446744073709551616-0", "$", "1-1\n", "١-١"])
-def test_near_misses_of_a_stream_id_are_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1", "-1-1", "1-", "1-2-3", "18446744073709551616-0", "$", "1-1\n", "١-١"),
+        *("1-1.2", "1-1.2.", "1-1..2", "1-1.2.3.4", "1-1.-1.0", "1-1.1.0\n"),
+        *("1-1.18446744073709551616.0", "1-1.0.18446744073709551616"),
+    ],
+)
+def test_near_misses_of_an_event_id_are_refused(text: str) -> None:
     with pytest.raises(ProblemError):
         read_last_event_id(text)
 
@@ -95,3 +116,8 @@ def test_nothing_lies_between_an_id_and_the_one_before(milliseconds: int, sequen
 
     here = number(f"{milliseconds}-{sequence}")
     assert number(id_before(f"{milliseconds}-{sequence}")) == max(0, here - 1)
+
+
+def test_stream_ids_are_ordered_by_number() -> None:
+    ids = ["0-0", "0-9", "0-10", "9-0", "10-0"]
+    assert sorted(ids, key=lambda one: sum(precedes(other, one) for other in ids)) == ids
