@@ -14,6 +14,7 @@ from api.front import Front
 from api.lifespan import StartInOneSentence
 from api.load import Load
 from api.pulse import Pulse
+from api.reconcile import Reconciler
 from api.schema import PROBLEMS
 from nowserving import __version__
 from nowserving.catalog import Catalog, load_catalog
@@ -55,6 +56,9 @@ async def _open_front(settings: Settings, catalog: Catalog) -> AsyncIterator[Fro
         pulse = Pulse(store, settings, catalog)
         stack.push_async_callback(pulse.close)
         await pulse.start()
+        reconciler = Reconciler(store, pulse, catalog)
+        stack.push_async_callback(reconciler.close)
+        reconciler.start()
         hub = Hub(store, settings.max_waiters)
         stack.push_async_callback(hub.close)
         hub.start()

@@ -36,7 +36,7 @@ class Pulse:
         self._tick_seconds = min(TICK_SECONDS, settings.lease_seconds / TICKS_A_LEASE)
         self._max_attempts = settings.max_attempts
         self._models = tuple(models)
-        self._name = f"{socket.gethostname()}-{os.getpid()}"
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
         self._checked_at = 0.0
         self._checking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class Pulse:
         if self.state != "ok" or time.monotonic() - self._checked_at > CHECK_SECONDS:
             await self.check()
         reap = verb.reap(
-            self._name,
+            self.name,
             self._models,
             period_seconds=self._tick_seconds * 0.9,
             max_attempts=self._max_attempts,

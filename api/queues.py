@@ -15,7 +15,10 @@ router = APIRouter(prefix="/v1/queues", tags=["queues"])
 
 @router.get("")
 async def index(request: Request) -> Response:
-    """Each model's queue: how many jobs wait, by lane; `delayed` ones wait for their next try."""
+    """Each model's queue: how many jobs wait, by lane; `delayed` ones wait for their next try.
+
+    `dead` counts what stood in the model's keys and is no job; `mended`, of all models, what had to be put right.
+    """
     front = front_of(request)
     models = tuple(front.catalog)
     queues = await front.store.run(verb.queues(models))
@@ -31,9 +34,11 @@ async def index(request: Request) -> Response:
             "workers": workers[queue.model],
             "busy": queue.busy,
             "blocked": queue.blocked,
+            "dead": queue.dead,
             "oldest_wait_seconds": queue.oldest_wait_seconds,
             "run_seconds": queue.run_seconds,
         }
         for queue in queues
     ]
-    return answer_json({"data": data})
+    mended = await front.store.run(verb.mended())
+    return answer_json({"data": data, "mended": mended})

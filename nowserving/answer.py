@@ -78,7 +78,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """How a model's queue stands. Times in seconds."""
+    """How a model's queue stands. Times in seconds. `dead`: what was set aside, since it is no job of ours."""
 
     model: str
     normal: int
@@ -87,6 +87,7 @@ class Queue:
     running: int
     busy: int
     blocked: int
+    dead: int
     oldest_wait_seconds: float | None
     run_seconds: float | None
 
@@ -105,3 +106,12 @@ class Reaped:
     expired: int
     forgotten: int
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """One page of the check: where to go on ('' after the last page), entries looked at, and (kind, of what) mended."""
+
+    cursor: str
+    looked: int
+    mended: tuple[tuple[str, str], ...]

@@ -30,7 +30,14 @@ class Event:
 
     @classmethod
     def from_entry(cls, entry_id: str, fields: Mapping[str, str]) -> Self:
-        """Read a stream entry."""
+        """Read a stream entry; one that is none of ours is `unreadable`, so that its reader gets past it."""
+        try:
+            return cls._read(entry_id, fields)
+        except (KeyError, ValueError, RecursionError):
+            return cls(entry_id, "unreadable", 0.0, {})
+
+    @classmethod
+    def _read(cls, entry_id: str, fields: Mapping[str, str]) -> Self:
         data: dict[str, Any] = {k: v for k, v in fields.items() if k not in ("type", "at")}
         for name in ("index", "attempt"):
             if name in data:

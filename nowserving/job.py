@@ -18,6 +18,9 @@ from nowserving.errors import InvalidInputError, JobNotRetryableError, RecordErr
 VERSION = 1
 """The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued."""
 
+LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""Unix seconds that can still be written as a date."""
+
 _ID = re.compile(r"job_[0-7][0-9a-hjkmnp-tv-z]{25}\Z")
 
 
@@ -200,25 +203,25 @@ class Job:
                 input=Input.model_validate_json(fields["input"]),
                 parameters=Parameters.model_validate_json(fields["parameters"]),
                 tokens=int(fields["tokens"]),
-                created_at=float(fields["created_at"]),
-                timeout_seconds=float(fields["timeout_seconds"]),
-                retain_seconds=float(fields["retain_seconds"]),
+                created_at=_float(fields["created_at"]),
+                timeout_seconds=_float(fields["timeout_seconds"]),
+                retain_seconds=_float(fields["retain_seconds"]),
                 start_by=_optional_float(fields, "start_by"),
                 started_at=_optional_float(fields, "started_at"),
                 finished_at=_optional_float(fields, "finished_at"),
-                ran_seconds=float(fields.get("ran_seconds", 0)),
+                ran_seconds=_float(fields.get("ran_seconds", "0")),
                 attempt=int(fields.get("attempt", 0)),
                 takes=int(fields.get("takes", 0)),
                 generated=int(fields.get("generated", 0)),
                 worker=fields.get("worker"),
-                output=json.loads(fields["output"]) if "output" in fields else None,
-                error=json.loads(fields["error"]) if "error" in fields else None,
-                metadata=json.loads(fields.get("metadata", "{}")),
+                output=_object(fields["output"]) if "output" in fields else None,
+                error=_object(fields["error"]) if "error" in fields else None,
+                metadata=_object(fields.get("metadata", "{}")),
                 start_within_seconds=_optional_float(fields, "start_within_seconds"),
                 retry_of=fields.get("retry_of"),
                 v=int(fields["v"]),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise RecordError(f"the record of {fields.get('id', 'a job')} cannot be read: {error!r}") from error
 
     def to_submission(self) -> Submission:
@@ -263,5 +266,19 @@ def fields_of(submission: Submission, seed: int, retry_of: str | None = None) ->
     return fields
 
 
+def _float(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= LATEST:
+        raise ValueError(f"{text} is no time")
+    return number
+
+
 def _optional_float(fields: Mapping[str, str], name: str) -> float | None:
-    return float(fields[name]) if name in fields else None
+    return _float(fields[name]) if name in fields else None
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{text[:40]} is no JSON object")
+    return value

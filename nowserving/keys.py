@@ -15,7 +15,7 @@
 | alive:{model} | zset | workers by deadline |
 | held:{worker} | hash | claim → job |
 | wake:{model} | stream | length 1; a new entry means "look at the queue" |
-| dead:{model} | hash | member of a queue that is no job → why |
+| dead:{model} | hash | what stood in a model's keys and is no job → why; beyond 1,000 `(more)` counts |
 | stats:{model} | hash | running averages behind the estimated wait |
 | jobs | zset | all kept jobs by sequence |
 | finished | zset | ended jobs by the time they are forgotten |
@@ -24,9 +24,13 @@
 | idempotency:{key} | string | fingerprint and job of a client's key; has a TTL |
 | ended | channel | the id of each job that ends, for those who wait for nothing else |
 | tick | string | which API process reaps now; has a TTL |
+| reconciler | string | which API process reconciles now; has a TTL |
+| mended | hash | kind → how often reconcile has mended it |
 """
 
 from __future__ import annotations
+
+from nowserving.job import VERSION
 
 PREFIX = "nowserving:"
 
@@ -52,6 +56,8 @@ COLLAPSE = PREFIX + "collapse"
 SEQUENCE = PREFIX + "sequence"
 IDEMPOTENCY = PREFIX + "idempotency:"
 TICK = PREFIX + "tick"
+RECONCILER = PREFIX + "reconciler"
+MENDED = PREFIX + "mended"
 ENDED = PREFIX + "ended"
 
 
@@ -78,6 +84,7 @@ def wake(model: str) -> str:
 
 
 def lua_constants() -> str:
-    """All names above as Lua locals, one line, put before each script."""
-    names = [name for name in globals() if name.isupper() and name != "PREFIX"]
-    return "local " + ", ".join(names) + " = " + ", ".join(repr(globals()[name]) for name in names) + "\n"
+    """All names above, and the record's version, as Lua locals: one line, put before each script."""
+    names = [name for name in globals() if name.isupper() and name not in ("PREFIX", "VERSION")]
+    values = ", ".join(repr(globals()[name]) for name in names)
+    return f"local {', '.join(names)}, VERSION = {values}, {VERSION}\n"

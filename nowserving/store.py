@@ -24,8 +24,8 @@ from nowserving.verb import Args, Call
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-WRITES = ("enqueue", "take", "begin", "append", "finish", "release", "cancel", "renew", "leave", "reap")
-READS = ("look", "list", "queues", "workers", "read")
+WRITES = ("enqueue", "take", "begin", "append", "finish", "release", "cancel", "renew", "leave", "reap", "reconcile")
+READS = ("look", "list", "queues", "workers", "read", "mended")
 SCRIPTS = WRITES + READS
 
 CONNECT_SECONDS = 1.0
@@ -38,10 +38,10 @@ CALLS_A_TRIP = 64
 
 
 def source(script: str) -> str:
-    """A script's Lua text with the key names and the shared prelude before it."""
+    """A script's Lua text with the key names and what all scripts share before it."""
     folder = files("nowserving") / "lua"
-    prelude = (folder / "prelude.lua").read_text()
-    return keys.lua_constants() + prelude + (folder / f"{script}.lua").read_text()
+    parts = [(folder / f"{name}.lua").read_text("utf-8") for name in ("guard", "prelude", script)]
+    return keys.lua_constants() + "".join(parts)
 
 
 def _retry(retries: int) -> Retry:
@@ -53,6 +53,7 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=WORKER_REPLY_SECONDS,
         socket_keepalive=True,
@@ -67,6 +68,7 @@ def connect_async(url: str, connections: int = 64) -> redis.asyncio.Redis:
         max_connections=connections,
         timeout=API_REPLY_SECONDS,
         decode_responses=True,
+        encoding_errors="replace",
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=API_REPLY_SECONDS,
         socket_keepalive=True,

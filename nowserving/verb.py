@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Suspect, Taken, Unfit, Wait
+from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Reconciled, Suspect, Taken, Unfit, Wait
 from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
 from nowserving.event import Event
-from nowserving.job import VERSION, Job, Status
+from nowserving.job import Job, Status
 
 T = TypeVar("T")
 Args = tuple[str | int | float, ...]
@@ -80,7 +80,7 @@ def take(
             return Unfit(reply[1], int(reply[2]))
         return tuple(Taken(claim, job_id, _pairs(fields)) for claim, job_id, *fields in reply)
 
-    return Call("take", (model, worker, lease_seconds, headroom, capacity, max_takes, VERSION, *claims), parse)
+    return Call("take", (model, worker, lease_seconds, headroom, capacity, max_takes, *claims), parse)
 
 
 def begin(job_id: str, claim: str, prompt_tokens: int, *, anew: bool = False) -> Call[bool]:
@@ -149,11 +149,13 @@ def release(
 
 
 def cancel(job_id: str) -> Call[None]:
-    """Cancel the job; done twice is done once. Its answer raises JobNotFoundError or JobFinishedError."""
+    """Cancel the job; done twice is done once. Its answer raises JobNotFoundError, JobFinishedError, or RecordError."""
 
     def parse(reply: Reply) -> None:
         if reply[0] == "unknown":
             raise JobNotFoundError(f"there is no job {job_id}")
+        if reply[0] == "unreadable":
+            raise RecordError(f"{job_id} cannot be canceled: {reply[1]}")
         if reply[0] == "finished":
             raise JobFinishedError(f"{job_id} has {reply[1]} already and cannot be canceled")
 
@@ -206,6 +208,32 @@ def reap(
     return Call("reap", args, parse)
 
 
+def reconcile(
+    who: str, models: Iterable[str], cursor: str = "", *, hold_seconds: float = 0, limit: int = 200
+) -> Call[Reconciled | None]:
+    """Check that all keys agree, and mend what does not: a page of about `limit` entries; '' begins a round.
+
+    Only one of all who ask does it: None if another did within its `hold_seconds` (0: do it in any case).
+    """
+
+    def parse(reply: Reply) -> Reconciled | None:
+        if reply[0] == "other":
+            return None
+        cursor, looked, mended = reply
+        return Reconciled(cursor, int(looked), tuple(zip(mended[::2], mended[1::2], strict=True)))
+
+    return Call("reconcile", (who, round(hold_seconds * 1000), cursor, limit, *models), parse)
+
+
+def mended() -> Call[dict[str, int]]:
+    """How often reconcile has mended what, since ever."""
+
+    def parse(reply: Reply) -> dict[str, int]:
+        return {kind: int(count) for kind, count in _pairs(reply).items()}
+
+    return Call("mended", (), parse)
+
+
 def look(job_id: str) -> Call[Look]:
     """A job and what it waits for. Its answer raises JobNotFoundError, or RecordError."""
 
@@ -216,7 +244,7 @@ def look(job_id: str) -> Call[Look]:
         if len(reply) == 1:
             return Look(job, None)
         _, position, depth, run_seconds, delayed_until, workers = reply
-        said = tuple(json.loads(worker) for worker in workers)
+        said = tuple(map(_said, workers))
         wait = Wait(int(position), int(depth), _float(run_seconds), _float(delayed_until), said)
         return Look(job, wait)
 
@@ -242,7 +270,7 @@ def queues(models: Iterable[str]) -> Call[list[Queue]]:
     """How each model's queue stands."""
 
     def parse(reply: Reply) -> list[Queue]:
-        names = ("normal", "batch", "delayed", "running", "busy", "blocked")
+        names = ("normal", "batch", "delayed", "running", "busy", "blocked", "dead")
         return [
             Queue(
                 model=model,
@@ -260,7 +288,7 @@ def workers(models: Iterable[str]) -> Call[list[dict[str, Any]]]:
     """The live workers' own descriptions, with `model` and `name`."""
 
     def parse(reply: Reply) -> list[dict[str, Any]]:
-        return [{"name": name, "model": model, **json.loads(info)} for model, name, info in reply]
+        return [{**_said(info), "name": name, "model": model} for model, name, info in reply]
 
     return Call("workers", tuple(models), parse)
 
@@ -279,6 +307,17 @@ def read_events(positions: Mapping[str, str]) -> Call[dict[str, list[Event]]]:
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _said(text: str) -> dict[str, Any]:
+    """What a worker says of itself, or nothing where that is not what a worker says."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(said, dict) or not isinstance(said.get("gate") or {}, dict):
+        return {}
+    return said if all(isinstance(said.get(name, 0), int) for name in ("slots", "running")) else {}
 
 
 def _csv(ids: Sequence[int]) -> str:

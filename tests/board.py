@@ -81,3 +81,16 @@ def queue(store: Store) -> Queue:
 def texts(store: Store, job_id: str) -> list[tuple[str, object]]:
     events = store.run(verb.read_events({job_id: "0"}))[job_id]
     return [(event.type, event.data.get("index")) for event in events]
+
+
+def reconcile(store: Store, limit: int = 200) -> list[tuple[str, str]]:
+    """A whole round of the check; what it has mended: kind and of what."""
+    mends: list[tuple[str, str]] = []
+    cursor = ""
+    while True:
+        page = store.run(verb.reconcile("me", [MODEL], cursor, limit=limit))
+        assert page is not None
+        mends += page.mended
+        cursor = page.cursor
+        if not cursor:
+            return mends

@@ -47,7 +47,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     if request.param == "redis":
         client = connect(request.getfixturevalue("redis_url"))
     else:
-        client = fakeredis.FakeRedis(decode_responses=True)
+        client = fakeredis.FakeRedis(decode_responses=True, encoding_errors="replace")
     yield Store(client)
     client.close()
 

@@ -66,7 +66,7 @@ def draw_job(job: Job) -> Table:
 
 def draw_queues(queues: Iterable[Mapping[str, Any]]) -> Table:
     """Queues, one a line."""
-    columns = ("model", "depth", "running", "workers", "delayed", "blocked", "oldest")
+    columns = ("model", "depth", "running", "workers", "delayed", "blocked", "dead", "oldest")
     table = _table(columns, right=columns[1:])
     for queue in queues:
         oldest = queue.get("oldest_wait_seconds")

@@ -1,11 +1,11 @@
 -- End a job that has not ended, at once: its worker learns of it with its next write or renew.
 -- ARGV: now, id
--- Answers: {'canceled'} (also if it was already) · {'finished', status} · {'unknown'}
+-- Answers: {'canceled'} (also if it was already) · {'finished', status} · {'unknown'} · {'unreadable', why}
 -- Promises: decides the race with finish; depth and slots are right at once.
 even_if_full()
 local id = ARGV[2]
-local job = read(id)
-if not job then return {'unknown'} end
+local job, why = read(id)
+if not job then return why == GONE and {'unknown'} or {'unreadable', why} end
 if job.status == 'queued' then
   unqueue(id, job)
 elseif job.status == 'running' then
@@ -18,7 +18,7 @@ end
 close(id, job, 'canceled', 'output', cjson.encode({
   text = made(redis.call('XRANGE', EVENTS .. id, '-', '+')).text,
   finish_reason = 'canceled',
-  usage = {prompt_tokens = tonumber(job.prompt_tokens) or 0, completion_tokens = job.generated},
+  usage = {prompt_tokens = number(job.prompt_tokens) or 0, completion_tokens = job.generated},
 }))
 wake(job.model)
 return {'canceled'}

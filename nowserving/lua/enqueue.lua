@@ -5,21 +5,39 @@
 --          {'conflict', id} (this key with another fingerprint) · {'full', depth}
 -- Promises: at most one job an id and a key, however often the command is sent. Refused by Redis when it is full.
 local id, model, key = ARGV[2], ARGV[3], ARGV[6]
+
+local function sequence_of(job_id)
+  local sequence = redis.call('HGET', JOB .. job_id, 'sequence')
+  return number(sequence) and sequence
+end
+
+-- The next number of the line. Should the counter be lost, it goes on after the last job that is kept.
+local function next_sequence()
+  local sequence = redis.call('INCR', SEQUENCE)
+  if sequence > 1 and sequence < LARGEST then return sequence end
+  local last = redis.call('ZREVRANGEBYSCORE', JOBS, LARGEST - 1, 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  sequence = math.floor(number(last) or 0) + 1
+  redis.call('SET', SEQUENCE, sequence)
+  return sequence
+end
+
 if key ~= '' then
   local seen = redis.call('GET', IDEMPOTENCY .. key)
   if seen then
     local fingerprint, earlier = string.match(seen, '^(%S+) (%S+)$')
-    if fingerprint ~= ARGV[7] then return {'conflict', earlier} end
-    return {'exists', earlier, redis.call('HGET', JOB .. earlier, 'sequence') or '0'}
+    if earlier and fingerprint ~= ARGV[7] then return {'conflict', earlier} end
+    if earlier then return {'exists', earlier, sequence_of(earlier) or '0'} end
   end
 end
-local known = redis.call('HGET', JOB .. id, 'sequence')
+local known = sequence_of(id)
 if known then return {'exists', id, known} end
 local normal, batch = redis.call('ZCARD', QUEUE .. model), redis.call('ZCARD', QUEUE .. model .. BATCH)
 local waiting = normal + batch + redis.call('ZCARD', DELAYED .. model)
 if waiting >= tonumber(ARGV[4]) then return {'full', waiting} end
 
-local sequence = redis.call('INCR', SEQUENCE)
+-- Half a record, if any, is nobody's.
+if redis.call('EXISTS', JOB .. id) == 1 then redis.call('UNLINK', JOB .. id) end
+local sequence = next_sequence()
 redis.call('HSET', JOB .. id, 'id', id, 'status', 'queued', 'sequence', sequence, 'created_at', stamp(now),
   unpack(ARGV, 9))
 local job = read(id)

@@ -17,7 +17,7 @@ end
 unclaim(id, job)
 redis.call('HSET', JOB .. id, 'finished_by', claim)
 close(id, job, status, ARGV[5], ARGV[6])
-local average = tonumber(redis.call('HGET', STATS .. job.model, 'run_seconds') or '')
+local average = number(redis.call('HGET', STATS .. job.model, 'run_seconds'))
 local run_seconds = average and average * 0.9 + job.ran_seconds * 0.1 or job.ran_seconds
 redis.call('HSET', STATS .. job.model, 'run_seconds', stamp(run_seconds))
 return {'done', status}

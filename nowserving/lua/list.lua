@@ -8,7 +8,7 @@ for _ = 1, 20 do
   if #page == 0 then return jobs end
   for i = 1, #page, 2 do
     cursor = '(' .. page[i + 1]
-    local seen = redis.call('HMGET', JOB .. page[i], 'status', 'model')
+    local seen = redis.pcall('HMGET', JOB .. page[i], 'status', 'model')
     if seen[1] and (ARGV[4] == '' or ARGV[4] == seen[1]) and (ARGV[5] == '' or ARGV[5] == seen[2]) then
       jobs[#jobs + 1] = redis.call('HGETALL', JOB .. page[i])
       if #jobs > limit then

@@ -1,4 +1,4 @@
--- Put before every script, after the key names of keys.py. ARGV[1] is always `now` (Unix seconds; '' = Redis's TIME).
+-- Put before every script, after the key names of keys.py and guard.lua. ARGV[1] is always `now` (Unix seconds; '' = Redis's TIME).
 -- Keys are composed here: nowserving refuses cluster mode, the one thing that needs them declared.
 local function clock()
   if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
@@ -13,30 +13,39 @@ local function even_if_full() redis.call('HDEL', SEQUENCE .. ':none', '-') end
 
 local function stamp(seconds) return string.format('%.6f', seconds) end
 
-local FIELDS = {'v', 'model', 'status', 'lane', 'sequence', 'tokens', 'claim', 'worker', 'taken_at', 'started_at',
+local FIELDS = {'v', 'id', 'model', 'status', 'lane', 'sequence', 'tokens', 'claim', 'worker', 'taken_at', 'started_at',
   'ran_seconds', 'retain_seconds', 'start_by', 'attempt', 'charged', 'begun', 'takes', 'generated', 'prompt_tokens',
   'finished_by', 'lease', 'suspect'}
+local STATUSES = {queued = true, running = true, succeeded = true, failed = true, canceled = true, expired = true}
+local GONE, NEWER = 'it has no record', 'its record is of a newer version'
 
--- The fields that decide, or nil where there is no record or a malformed one.
+-- The fields that decide; or nil and why: GONE, NEWER (then the job is left alone), or what is wrong with the record.
 local function read(id)
   local reply = redis.pcall('HMGET', JOB .. id, unpack(FIELDS))
-  if reply.err then return nil end
+  if reply.err then return nil, 'its record is no hash' end
   local job = {}
   for i, name in ipairs(FIELDS) do
     if reply[i] then job[name] = reply[i] end
   end
-  for _, name in ipairs({'v', 'sequence', 'tokens', 'retain_seconds'}) do
-    job[name] = tonumber(job[name])
-    if not job[name] then return nil end
+  if not next(job) then return nil, GONE end
+  job.v = number(job.v)
+  if not job.v then return nil, 'its record has no readable v' end
+  if job.v > VERSION then return nil, NEWER end
+  if job.id ~= id or string.find(id, '[^%w_.:-]') then return nil, 'its record is of another id' end
+  -- In digits alone: whoever takes the job reads them, too.
+  if not job.tokens or string.find(job.tokens, '%D') then return nil, 'its record has no readable tokens' end
+  for _, name in ipairs({'sequence', 'tokens', 'retain_seconds'}) do
+    job[name] = number(job[name])
+    if not job[name] or job[name] < 0 then return nil, 'its record has no readable ' .. name end
   end
-  if job.sequence % 1 ~= 0 or job.tokens % 1 ~= 0 then return nil end
+  if job.sequence % 1 ~= 0 then return nil, 'its record has no readable sequence' end
   if job.start_by then
-    job.start_by = tonumber(job.start_by)
-    if not job.start_by then return nil end
+    job.start_by = number(job.start_by)
+    if not job.start_by then return nil, 'its record has no readable start_by' end
   end
-  if not job.model or not job.status then return nil end
+  if not job.model or not STATUSES[job.status] then return nil, 'its record has no readable model or status' end
   for _, name in ipairs({'attempt', 'takes', 'generated', 'ran_seconds', 'taken_at'}) do
-    job[name] = tonumber(job[name]) or 0
+    job[name] = number(job[name]) or 0
   end
   job.queue = QUEUE .. job.model .. (job.lane == 'batch' and BATCH or '')
   return job
@@ -56,7 +65,18 @@ end
 -- A member of a queue that is no job of ours is kept with its reason, and never looked at again.
 local function set_aside(model, key, id, why)
   redis.call('ZREM', key, id)
-  redis.call('HSET', DEAD .. model, id, why)
+  bury(model, id, why)
+end
+
+-- The job that stands in this place, or nil: what does not belong here is taken out, but for jobs of a newer version.
+local function read_in(model, key, id, status)
+  local job, why = read(id)
+  if job and job.status == status and job.model == model then return job end
+  if job then
+    redis.call('ZREM', key, id)
+  elseif why ~= NEWER then
+    set_aside(model, key, id, why)
+  end
 end
 
 -- Takes a job out of every place where it could wait.
@@ -69,8 +89,9 @@ end
 -- Ends a claim: from here on no write that carries it has effect. After a lapsed lease only the time up to its last
 -- renewal counts as run: nobody knows more.
 local function unclaim(id, job)
-  local deadline = tonumber(redis.call('ZSCORE', RUNNING .. job.model, id) or '')
-  local ended = deadline and now > deadline and deadline - (tonumber(job.lease) or 0) or now
+  local deadline = number(redis.call('ZSCORE', RUNNING .. job.model, id))
+  local ended = deadline and now > deadline and deadline - (number(job.lease) or 0) or now
+  job.worker, job.claim = job.worker or '', job.claim or ''
   redis.call('ZREM', RUNNING .. job.model, id)
   redis.call('HDEL', HELD .. job.worker, job.claim)
   if redis.call('HEXISTS', BUSY .. job.model, job.worker) == 1 then
@@ -211,13 +232,11 @@ local function reap(model, max_attempts, reap_until)
   local requeued, failed, expired = 0, 0, 0
   local lapsed = now <= reap_until and redis.call('ZRANGEBYSCORE', RUNNING .. model, '-inf', now, 'LIMIT', 0, 100) or {}
   for _, id in ipairs(lapsed) do
-    local job = read(id)
-    if not job or not job.claim or not job.worker then
-      set_aside(model, RUNNING .. model, id, 'a running job without a readable record')
-    elseif job.charged == '1' and job.attempt >= max_attempts then
+    local job = read_in(model, RUNNING .. model, id, 'running')
+    if job and job.charged == '1' and job.attempt >= max_attempts then
       give_up(id, job)
       failed = failed + 1
-    else
+    elseif job then
       -- It may have begun, and killed the worker before that was written.
       if job.begun ~= job.claim then redis.call('HSET', JOB .. id, 'suspect', '1') end
       requeue(id, job, 'worker_lost')
@@ -232,19 +251,16 @@ local function reap(model, max_attempts, reap_until)
   end
   redis.call('ZREMRANGEBYSCORE', BLOCKED .. model, '-inf', now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED .. model, '-inf', now, 'LIMIT', 0, 100)) do
-    local job = read(id)
-    if not job then
-      set_aside(model, DELAYED .. model, id, 'a delayed job without a readable record')
-    else
+    local job = read_in(model, DELAYED .. model, id, 'queued')
+    if job then
       redis.call('ZREM', DELAYED .. model, id)
       redis.call('ZADD', job.queue, job.sequence, id)
       wake(model)
     end
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', STARTING .. model, '-inf', now, 'LIMIT', 0, 100)) do
-    local job = read(id)
-    redis.call('ZREM', STARTING .. model, id)
-    if job and job.status == 'queued' then
+    local job = read_in(model, STARTING .. model, id, 'queued')
+    if job then
       expire(id, job)
       expired = expired + 1
     end

@@ -51,8 +51,12 @@ for i = 6, #ARGV do
 end
 local forgotten = redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 0, 1000)
 for _, id in ipairs(forgotten) do
-  redis.call('DEL', JOB .. id, EVENTS .. id)
-  redis.call('ZREM', JOBS, id)
+  local status = redis.pcall('HGET', JOB .. id, 'status')
+  -- A job that has not ended is never forgotten, whoever put it there.
+  if status ~= 'queued' and status ~= 'running' then
+    redis.call('DEL', JOB .. id, EVENTS .. id)
+    redis.call('ZREM', JOBS, id)
+  end
   redis.call('ZREM', FINISHED, id)
   redis.call('ZREM', COLLAPSE, id)
 end

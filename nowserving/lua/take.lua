@@ -1,5 +1,5 @@
 -- Pop the first jobs that may run and claim them for a worker, in one step.
--- ARGV: now, model, worker, lease s, headroom tokens, capacity tokens, max_takes, version, claim, …
+-- ARGV: now, model, worker, lease s, headroom tokens, capacity tokens, max_takes, claim, …
 -- Answers: {{claim, id, field, value, …}, …} (at most one a claim, and this worker's share of what waits)
 --          {'unfit', id, tokens} (none, and the head stays: it is larger than the headroom)
 --          {'suspect', id} (none: the head runs alone, or a job of this worker does till its first new token) · {}
@@ -9,7 +9,7 @@
 -- A job larger than a whole worker (capacity) is judged by the capacity: the worker that has all of it free decides.
 local model, worker, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local headroom, capacity = tonumber(ARGV[5]), tonumber(ARGV[6])
-local max_takes, version = tonumber(ARGV[7]), tonumber(ARGV[8])
+local max_takes = tonumber(ARGV[7])
 
 local function answer(claim, id)
   local fields = redis.call('HGETALL', JOB .. id)
@@ -24,11 +24,11 @@ local function head(lane)
   for _ = 1, 100 do
     local id = redis.call('ZRANGE', queue, newer, newer)[1]
     if not id then return nil end
-    local job = read(id)
-    if not job then
-      set_aside(model, queue, id, 'no readable record')
-    elseif job.v > version then
+    local job, why = read(id)
+    if why == NEWER then
       newer = newer + 1
+    elseif not job then
+      set_aside(model, queue, id, why)
     elseif job.status ~= 'queued' or job.queue ~= queue then
       set_aside(model, queue, id, 'its record says ' .. job.status .. ' in ' .. job.queue)
     elseif job.start_by and now > job.start_by then
@@ -61,7 +61,7 @@ even_if_full()
 local waiting = redis.call('ZCARD', QUEUE .. model) + redis.call('ZCARD', QUEUE .. model .. BATCH)
 local share = math.ceil(waiting / math.max(1, redis.call('ZCARD', ALIVE .. model)))
 local taken, fresh = {}, 0
-for i = 9, #ARGV do
+for i = 8, #ARGV do
   local claim = ARGV[i]
   local held = redis.call('HGET', HELD .. worker, claim)
   if held then

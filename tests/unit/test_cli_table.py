@@ -48,8 +48,10 @@ def test_a_list_shows_texts_as_they_are() -> None:
 
 
 def test_queues_show_their_counts() -> None:
-    shown = rendered(draw_queues([{"model": "smollm2", "depth": 7, "running": 4, "oldest_wait_seconds": 12.3}]))
-    assert shown.splitlines()[1].split() == ["smollm2", "7", "4", "12", "s"]
+    shown = rendered(
+        draw_queues([{"model": "smollm2", "depth": 7, "running": 4, "dead": 3, "oldest_wait_seconds": 12.3}])
+    )
+    assert shown.splitlines()[1].split() == ["smollm2", "7", "4", "3", "12", "s"]
 
 
 @pytest.mark.parametrize(
