@@ -30,6 +30,14 @@ class Entry:
     retry_of: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that is queued, or was before. `confirmed`: whether the replicas asked for have it; None if none are."""
+
+    look: Look
+    confirmed: bool | None
+
+
 async def read_entry(front: Front, request: Request) -> Entry:
     """Read, check and complete a submission. Raises ProblemError or UnknownModelError."""
     asked = await read_submission(request, front.settings.max_body_bytes)
@@ -48,7 +56,7 @@ def renew_entry(front: Front, job: Job, idempotency_key: str) -> Entry:
     return Entry(new_job_id(), submission, idempotency_key, f"retry:{job.id}", retry_of=job.id)
 
 
-async def accept(front: Front, entry: Entry) -> Look:
+async def accept(front: Front, entry: Entry) -> Accepted:
     """Queue the job, or find the one its key made before. Raises ProblemError when the queue is full."""
     submission, settings = entry.submission, front.settings
     fields = fields_of(submission, 0, entry.retry_of)
@@ -63,13 +71,13 @@ async def accept(front: Front, entry: Entry) -> Look:
         idempotency_seconds=settings.idempotency_seconds,
     )
     try:
-        enqueued = await front.store.run(call)
+        enqueued, confirmed = await front.store.confirm(call)
     except QueueFullError as error:
         load = await front.load.learn(submission.model)
         seconds = retry_when_full_seconds(load.depth, load.run_seconds, count_slots(load.workers))
         raise ProblemError(error.code, error.message, retry_after_seconds=seconds) from None
     if enqueued.existed:
-        return await front.store.run(verb.look(enqueued.job_id))
+        return Accepted(await front.store.run(verb.look(enqueued.job_id)), confirmed)
     job = Job(
         id=entry.job_id,
         model=submission.model,
@@ -86,4 +94,5 @@ async def accept(front: Front, entry: Entry) -> Look:
         retry_of=entry.retry_of,
     )
     load = await front.load.recall(submission.model)
-    return Look(job, Wait(enqueued.position, enqueued.depth, load.run_seconds, None, load.workers))
+    wait = Wait(enqueued.position, enqueued.depth, load.run_seconds, None, load.workers)
+    return Accepted(Look(job, wait), confirmed)

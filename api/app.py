@@ -21,6 +21,7 @@ from nowserving.catalog import Catalog, load_catalog
 from nowserving.events import Hub
 from nowserving.settings import Settings, load_settings
 from nowserving.store import AsyncStore, connect_async
+from nowserving.trip import Replicas
 
 
 def create_app(settings: Settings | None = None, catalog: Catalog | None = None) -> FastAPI:
@@ -51,7 +52,8 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
 @asynccontextmanager
 async def _open_front(settings: Settings, catalog: Catalog) -> AsyncIterator[Front]:
     async with AsyncExitStack() as stack:
-        store = AsyncStore(connect_async(settings.redis_url.get_secret_value()))
+        replicas = Replicas(settings.wait_replicas, settings.wait_replicas_seconds) if settings.wait_replicas else None
+        store = AsyncStore(connect_async(settings.redis_url.get_secret_value()), replicas=replicas)
         stack.push_async_callback(store.close)
         pulse = Pulse(store, settings, catalog)
         stack.push_async_callback(pulse.close)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.accept import Entry, accept, read_entry, renew_entry
+from api.accept import Accepted, Entry, accept, read_entry, renew_entry
 from api.admission import retry_when_accepted_seconds
 from api.answer import answer_json, answer_look, describe_job
 from api.front import front_of
@@ -16,7 +16,6 @@ from api.problem import ProblemError
 from api.schema import RETRY, SUBMISSION
 from api.wait import wait_for_end
 from nowserving import verb
-from nowserving.answer import Look
 from nowserving.job import Status, is_job_id
 
 CONFIRM_SECONDS = 0.1
@@ -43,25 +42,29 @@ async def submit(request: Request) -> Response:
     with front.hub.watch(entry.job_id, end_only=True) as watch:
         # Once this is confirmed the job's end gives a hint, so that nobody need look before.
         await watch.hinted(CONFIRM_SECONDS)
-        look = await accept(front, entry)
+        accepted = await accept(front, entry)
+        look = accepted.look
         if look.job.status.terminal:
-            return _answer_accepted(entry, look)
+            return _answer_accepted(entry, accepted)
         earlier = look.job.id != entry.job_id
         with front.hub.watch(look.job.id, end_only=True) if earlier else nullcontext(watch) as watch:
             look = await wait_for_end(front, request, watch, wait_seconds)
     if not look.job.status.terminal:
-        return _answer_accepted(entry, look)
+        return _answer_accepted(entry, Accepted(look, accepted.confirmed))
     headers = {"Preference-Applied": f"wait={wait_seconds:g}", "Location": f"/v1/jobs/{look.job.id}"}
     return answer_look(look, 200, headers)
 
 
-def _answer_accepted(entry: Entry, look: Look) -> Response:
+def _answer_accepted(entry: Entry, accepted: Accepted) -> Response:
+    look = accepted.look
     body = describe_job(look.job, look.wait)
     headers = {"Location": f"/v1/jobs/{look.job.id}"}
     if look.job.id != entry.job_id:
         headers["Idempotency-Replayed"] = "true"
     if look.job.status.terminal:
         return answer_json(body, 200, headers)
+    if accepted.confirmed is not None:
+        body["durability"] = "confirmed" if accepted.confirmed else "unconfirmed"
     queue = body["queue"] or {}
     headers["Retry-After"] = str(retry_when_accepted_seconds(queue.get("estimated_wait_seconds")))
     return answer_json(body, 202, headers)

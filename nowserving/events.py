@@ -181,10 +181,11 @@ class Hub:
 
     async def _listen(self) -> None:
         while True:
+            demoted = self._store.demoted
             try:
                 async with self._store.client.pubsub() as pubsub:
                     await pubsub.subscribe(keys.ENDED)
-                    await _run_until_one_ends(self._hear(pubsub), self._tell(pubsub))
+                    await _run_until_one_ends(self._hear(pubsub), self._tell(pubsub), _note(demoted))
             except (redis.RedisError, OSError) as error:
                 log.info("the events' connection broke: %s", error)
             except Exception:
@@ -241,6 +242,11 @@ class Hub:
             for part in _parts(channel for channel in touched - self._subscribed if channel in self._watches):
                 self._subscribed.update(part)
                 await pubsub.subscribe(*part)
+
+
+async def _note(demoted: asyncio.Event) -> None:
+    await demoted.wait()
+    log.info("the events' connection is left: its Redis is no primary any more")
 
 
 def _answer(futures: Iterable[asyncio.Future[list[Event]]], read: list[Event] | Exception) -> None:

@@ -23,6 +23,7 @@
 | sequence | string | the last sequence given |
 | idempotency:{key} | string | fingerprint and job of a client's key; has a TTL |
 | ended | channel | the id of each job that ends, for those who wait for nothing else |
+| replicated | channel | a word to nobody, for replicas to confirm (see trip.py) |
 | tick | string | which API process reaps now; has a TTL |
 | reconciler | string | which API process reconciles now; has a TTL |
 | mended | hash | kind → how often reconcile has mended it |
@@ -59,6 +60,7 @@ TICK = PREFIX + "tick"
 RECONCILER = PREFIX + "reconciler"
 MENDED = PREFIX + "mended"
 ENDED = PREFIX + "ended"
+REPLICATED = PREFIX + "replicated"
 
 
 def queue(model: str, lane: str = "normal") -> str:

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     max_depth: Annotated[int, Field(ge=1)] = Field(
         100_000, description="Jobs that may wait for one model; more are refused with 429."
     )
+    wait_replicas: Annotated[int, Field(ge=0, le=10)] = Field(
+        0, description="Replicas that must have an accepted job before it is answered as `confirmed`; 0: none is asked."
+    )
+    wait_replicas_seconds: Annotated[float, Field(ge=0.001, le=1)] = Field(
+        0.5, description="How long they may take; after that the job is accepted as `unconfirmed`."
+    )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(1_048_576, description="Largest body of a POST, bytes.")
     idempotency_seconds: Annotated[int, Field(ge=1)] = Field(86400, description="How long an Idempotency-Key counts.")
     max_wait_seconds: Annotated[float, Field(ge=0, le=600)] = Field(

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.commands.core import AsyncScript, Script
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from nowserving import keys
-from nowserving.errors import NowservingError, StoreFullError, StoreUnavailableError, UnsuitableRedisError
-from nowserving.verb import Args, Call
+from nowserving.errors import NowservingError, UnsuitableRedisError
+from nowserving.primary import greet, greet_async, leave, leave_async
+from nowserving.refusal import DEMOTED, code_of, explain
+from nowserving.trip import Arrived, Replicas, Script, Trips
+from nowserving.verb import Call
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 WRITES = ("enqueue", "take", "begin", "append", "finish", "release", "cancel", "renew", "leave", "reap", "reconcile")
 READS = ("look", "list", "queues", "workers", "read", "mended")
@@ -34,7 +32,8 @@ API_REPLY_SECONDS = 1.5
 API_TOTAL_SECONDS = 1.8
 """An API call is answered or refused within this, so that a client sees a 503 within 2 s."""
 TRIPS = 2
-CALLS_A_TRIP = 64
+CONFIRMING_TRIPS = 16
+"""Each may wait as long as replicas may take."""
 
 
 def source(script: str) -> str:
@@ -58,6 +57,7 @@ def connect(url: str) -> redis.Redis:
         socket_timeout=WORKER_REPLY_SECONDS,
         socket_keepalive=True,
         retry=_retry(2),
+        redis_connect_func=greet,
     )
 
 
@@ -73,6 +73,7 @@ def connect_async(url: str, connections: int = 64) -> redis.asyncio.Redis:
         socket_timeout=API_REPLY_SECONDS,
         socket_keepalive=True,
         retry=_retry(1),
+        redis_connect_func=greet_async,
     )
     return redis.asyncio.Redis.from_pool(pool)
 
@@ -84,22 +85,35 @@ class Store:
         self.client = client
         self.now = now
         """Passed to each script as its clock; '' means Redis's own. Tests set it."""
-        self._scripts: dict[str, Script] = {name: client.register_script(source(name)) for name in SCRIPTS}
+        self.on_demoted: Callable[[], None] = lambda: None
+        """Called when the client's connections were given up, for whoever has connections of another client."""
+        self._scripts = {name: Script.of(source(name)) for name in SCRIPTS}
 
     def run(self, call: Call[T]) -> T:
         """Send one call and read its answer. Raises what the verb says, too."""
+        script, args = self._scripts[call.script], (self.now, *call.args)
         try:
-            reply = self._scripts[call.script](args=(self.now, *call.args))
+            try:
+                reply = self.client.evalsha(script.sha, 0, *args)
+            except NoScriptError:
+                reply = self.client.eval(script.text, 0, *args)
         except (redis.RedisError, OSError) as error:
-            raise explain(error) from error
+            raise self.refused(error) from error
         return call.parse(reply)
+
+    def refused(self, error: Exception) -> NowservingError:
+        """One of our errors for one of the client's; if Redis is no primary any more its connections are given up."""
+        if code_of(error) in DEMOTED:
+            leave(self.client)
+            self.on_demoted()
+        return explain(error)
 
     def check(self) -> None:
         """Raise UnsuitableRedisError if this Redis could lose jobs."""
         try:
             info = self.client.info()
         except (redis.RedisError, OSError) as error:
-            raise explain(error) from error
+            raise self.refused(error) from error
         judge(info)
 
     def close(self) -> None:
@@ -107,78 +121,43 @@ class Store:
         self.client.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    script: str
-    args: Args
-    reply: asyncio.Future[Any]
-    until: float
-    """By the loop's clock."""
-
-
 class AsyncStore:
     """Runs calls on the event loop. Raises StoreUnavailableError within API_TOTAL_SECONDS, or StoreFullError.
 
-    Calls made while others are under way travel together: under load a call costs a third of what it costs alone.
+    With `replicas`, `confirm` waits for these, on trips of its own: nobody else waits with it.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, now: str = "") -> None:
+    def __init__(self, client: redis.asyncio.Redis, now: str = "", replicas: Replicas | None = None) -> None:
         self.client = client
         self.now = now
-        self._scripts: dict[str, AsyncScript] = {name: client.register_script(source(name)) for name in SCRIPTS}
-        self._waiting: deque[_Sent] = deque()
-        self._traveling = 0
-        self._trips: set[asyncio.Task[None]] = set()
+        self.demoted = asyncio.Event()
+        """Set once Redis is no primary any more, for whoever keeps a connection; then another takes its place."""
+        scripts = {name: Script.of(source(name)) for name in SCRIPTS}
+        self._trips = Trips(client, scripts, TRIPS, self._leave)
+        self._confirming = self._trips
+        if replicas:
+            self._confirming = Trips(client, scripts, CONFIRMING_TRIPS, self._leave, replicas)
 
     async def run(self, call: Call[T]) -> T:
         """Send one call and read its answer. Raises what the verb says, too."""
-        loop = asyncio.get_running_loop()
-        sent = _Sent(call.script, (self.now, *call.args), loop.create_future(), loop.time() + API_TOTAL_SECONDS)
-        self._waiting.append(sent)
-        if self._traveling < TRIPS:
-            self._traveling += 1
-            trip = asyncio.create_task(self._travel())
-            self._trips.add(trip)
-            trip.add_done_callback(self._trips.discard)
+        arrived = await self._go(self._trips, call)
+        return call.parse(arrived.reply)
+
+    async def confirm(self, call: Call[T]) -> tuple[T, bool | None]:
+        """As `run`, and whether enough replicas have what was written; None if there is no need of any."""
+        arrived = await self._go(self._confirming, call)
+        return call.parse(arrived.reply), arrived.confirmed
+
+    async def _go(self, trips: Trips, call: Call[T]) -> Arrived:
         try:
-            reply = await sent.reply
+            return await trips.go(call.script, (self.now, *call.args), API_TOTAL_SECONDS)
         except (redis.RedisError, OSError) as error:
             raise explain(error) from error
-        return call.parse(reply)
 
-    async def _travel(self) -> None:
-        try:
-            while self._waiting:
-                await self._take_along()
-        finally:
-            # In the same turn as the last look at who waits: whoever comes later sets out on a trip of its own.
-            self._traveling -= 1
-
-    async def _take_along(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), CALLS_A_TRIP))]
-        try:
-            # The first waits longest: none waits beyond its time.
-            async with asyncio.timeout_at(batch[0].until):
-                replies = await self._send(batch)
-        except Exception as error:
-            replies = [error] * len(batch)
-        for sent, reply in zip(batch, replies, strict=True):
-            if sent.reply.done():
-                continue
-            if isinstance(reply, Exception):
-                sent.reply.set_exception(reply)
-            else:
-                sent.reply.set_result(reply)
-
-    async def _send(self, batch: Sequence[_Sent]) -> list[Any]:
-        pipeline = self.client.pipeline(transaction=False)
-        for sent in batch:
-            pipeline.evalsha(self._scripts[sent.script].sha, 0, *sent.args)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        for i, sent in enumerate(batch):
-            if isinstance(replies[i], NoScriptError):
-                replies[i] = await self._scripts[sent.script](args=sent.args)
-        return replies
+    async def _leave(self) -> None:
+        demoted, self.demoted = self.demoted, asyncio.Event()
+        demoted.set()
+        await leave_async(self.client)
 
     async def check(self) -> None:
         """Raise UnsuitableRedisError if this Redis could lose jobs."""
@@ -191,24 +170,9 @@ class AsyncStore:
 
     async def close(self) -> None:
         """Give up the connections."""
-        for trip in self._trips:
-            trip.cancel()
+        for trips in {self._trips, self._confirming}:
+            trips.close()
         await self.client.aclose()
-
-
-def explain(error: Exception) -> NowservingError:
-    """Turn an error of redis-py into one of ours."""
-    if "OOM command not allowed" in str(error):
-        return StoreFullError("Redis has reached its maxmemory and takes no more jobs for now")
-    if isinstance(error, redis.ResponseError) and not _passing(error):
-        log.error("Redis refused a script: %s", error)
-        return NowservingError(f"Redis refused a script: {error}")
-    return StoreUnavailableError("Redis does not answer for now")
-
-
-def _passing(error: redis.ResponseError) -> bool:
-    """Whether a refusal goes away by itself: loading, a failover, a full disk, a script that still runs."""
-    return any(word in str(error) for word in ("LOADING", "READONLY", "MASTERDOWN", "MISCONF", "BUSY", "NOREPLICAS"))
 
 
 def judge(info: Mapping[str, Any]) -> None:

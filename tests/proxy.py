@@ -1,20 +1,26 @@
-"""A TCP proxy on loopback that cuts connections after the server has acted and before its reply arrives."""
+"""A TCP proxy on loopback: it loses replies after the server has acted, makes them late, or leads elsewhere."""
 
 from __future__ import annotations
 
 import random
 import socket
 import threading
+import time
 from contextlib import suppress
 
 
 class CuttingProxy:
-    """Forwards to 127.0.0.1:port; with probability `rate` a reply is dropped, and its connection with it."""
+    """Forwards to 127.0.0.1:port; with probability `rate` a reply is dropped, and its connection with it.
+
+    `target` is where new connections lead: as with a name whose address has changed, those that are open stay.
+    """
 
     def __init__(self, port: int, seed: int) -> None:
         self.rate = 0.0
         self.cuts = 0
-        self._target = port
+        self.target = port
+        self.delay_seconds = 0.0
+        """How late each reply is."""
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -42,7 +48,7 @@ class CuttingProxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
                 client.close()
                 continue
@@ -58,6 +64,8 @@ class CuttingProxy:
                     with self._lock:
                         self.cuts += 1
                     break
+                if replies and self.delay_seconds:
+                    time.sleep(self.delay_seconds)
                 sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):

@@ -48,6 +48,8 @@ app.conf.update(
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    # A refusal passes as an absence does: a failover, a full disk.
+    broker_channel_error_retry=True,
     accept_content=["json"],
     task_ignore_result=True,
     worker_pool="threads",
@@ -116,7 +118,7 @@ def start(sender: Consumer, **_: Any) -> None:
         state.should_stop = code
         sender.hub.call_soon(lambda: None)
 
-    worker.start(hand_over, consuming, give_up)
+    worker.start(hand_over, consuming, lambda: transport.leave(sender), give_up)
 
 
 def _deliver(consumer: Consumer, worker: Worker, leases: list[Lease]) -> None:

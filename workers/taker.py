@@ -14,7 +14,7 @@ import redis
 from nowserving import keys, verb
 from nowserving.answer import Suspect, Taken, Unfit
 from nowserving.errors import NowservingError, StoreUnavailableError
-from nowserving.store import Store, explain
+from nowserving.store import Store
 from workers.gate import Closed, Verdict
 from workers.lease import Lease, Leases
 
@@ -157,7 +157,7 @@ class Taker:
         try:
             reply = self._store.client.xread({keys.wake(self._model): self._seen_wake}, count=1, block=WAKE_MS)
         except (redis.RedisError, OSError) as error:
-            raise explain(error) from error
+            raise self._store.refused(error) from error
         for _, entries in cast(list[tuple[str, list[tuple[str, dict[str, str]]]]], reply):
             self._seen_wake = entries[-1][0]
 

@@ -7,7 +7,8 @@ thread takes jobs and hands them to `deliver`. Control, events and every other q
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -20,6 +21,8 @@ from pydantic import ValidationError
 from nowserving import keys, verb
 from nowserving.errors import InvalidInputError
 from nowserving.job import Submission, fields_of, job_id_of_uuid
+from nowserving.primary import greet
+from nowserving.refusal import FULL, code_of
 from nowserving.settings import Settings
 from nowserving.store import Store
 
@@ -100,8 +103,8 @@ class QoS(kombu_redis.QoS):
             super().reject(delivery_tag, requeue=requeue)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Look for lost messages of other queues. A full Redis refuses the look's mutex: no reason to die."""
-        with suppress(redis.OutOfMemoryError):
+        """Look for lost messages of other queues. A full Redis refuses the look's mutex."""
+        with _though_full():
             super().restore_visible(*args, **kwargs)
 
 
@@ -115,6 +118,10 @@ class Channel(kombu_redis.Channel):
     def active_queues(self) -> list[str]:
         """The queues to BRPOP from: none of the job queues."""
         return [queue for queue in super().active_queues if not is_job_queue(queue)]
+
+    def _connparams(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # Like all our connections, Celery's are to a primary or to nobody.
+        return {**super()._connparams(*args, **kwargs), "redis_connect_func": greet}
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         model = keys.model_of_queue(queue)
@@ -135,14 +142,24 @@ class Channel(kombu_redis.Channel):
 
     def _queue_bind(self, *args: Any) -> None:
         # What a full Redis refuses here has mostly been written by an earlier worker.
-        with suppress(redis.OutOfMemoryError):
+        with _though_full():
             super()._queue_bind(*args)
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Keep the bindings of control and events alive; they live for an hour without."""
+        with _though_full():
+            super().maybe_refresh_binding_expiry()
+
     def _size(self, queue: str) -> int:
-        if not is_job_queue(queue):
-            return int(super()._size(queue))
-        with self.conn_or_acquire() as client:
-            return int(client.zcard(queue))
+        size = 0
+        # A full Redis refuses every transaction, and kombu counts in one.
+        with _though_full():
+            if is_job_queue(queue):
+                with self.conn_or_acquire() as client:
+                    size = int(client.zcard(queue))
+            else:
+                size = int(super()._size(queue))
+        return size
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         return is_job_queue(queue) or bool(super()._has_queue(queue, **kwargs))
@@ -170,6 +187,18 @@ def deliver(transport: virtual.Transport, queue: str, message: dict[str, Any]) -
         return False
     callback(message)
     return True
+
+
+def leave(consumer: Any) -> None:
+    """Let Celery take its connection for lost, and connect anew. From any thread."""
+    connection = consumer.connection
+
+    def lose() -> None:
+        if consumer.connection is connection:
+            raise redis.ConnectionError("Redis is no primary any more")
+
+    # On a timer: an error of what call_soon calls would take what is called after it along.
+    consumer.hub.call_soon(consumer.hub.call_later, 0, lose)
 
 
 def consumes(transport: virtual.Transport | None, queue: str) -> bool:
@@ -201,6 +230,16 @@ def read_message(model: str, message: dict[str, Any]) -> tuple[str, Submission]:
     if submission.model != model:
         raise InvalidInputError(f"model {submission.model!r} has another queue than {keys.queue(model)}")
     return job_id_of_uuid(headers["id"]), submission
+
+
+@contextmanager
+def _though_full() -> Iterator[None]:
+    """A full Redis may refuse this: no reason to die."""
+    try:
+        yield
+    except redis.ResponseError as error:
+        if code_of(error) != FULL:
+            raise
 
 
 def _is_job_tag(delivery_tag: str) -> bool:

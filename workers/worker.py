@@ -71,18 +71,20 @@ class Worker:
         self,
         hand_over: Callable[[list[Lease]], None],
         consuming: Callable[[], bool],
+        reconnect: Callable[[], None],
         give_up: Callable[[str, int], None],
     ) -> None:
         """Check Redis, beat, load, and take, in a thread of its own. Done once.
 
-        `hand_over` puts jobs on Celery's loop, `consuming` says whether that would run them now; `give_up` ends the
-        process with a sentence and an exit code.
+        `hand_over` puts jobs on Celery's loop, `consuming` says whether that would run them now; `reconnect` lets it
+        look for Redis anew; `give_up` ends the process with a sentence and an exit code.
         """
         with self._once:
             if self._started:
                 return
             self._started = True
         self._consuming, self._give_up = consuming, give_up
+        self._store.on_demoted = reconnect
         threading.Thread(target=self._load, args=(hand_over,), name="load", daemon=True).start()
 
     def _load(self, hand_over: Callable[[list[Lease]], None]) -> None:

@@ -13,6 +13,7 @@ from nowserving.answer import Enqueued, Look
 from nowserving.errors import JobNotFoundError, StoreUnavailableError
 from nowserving.job import Submission, fields_of, new_job_id
 from nowserving.store import API_TOTAL_SECONDS, TRIPS, AsyncStore, connect_async
+from nowserving.trip import Arrived
 from tests.redis_server import RedisServer
 
 MODEL = "noop"
@@ -51,14 +52,14 @@ def test_a_call_made_as_the_last_trips_end_is_no_exception(redis_url: str, monke
     async def body(store: AsyncStore) -> None:
         gate = asyncio.Event()
 
-        async def send(batch: Sequence[object]) -> list[str]:
+        async def send(batch: Sequence[object]) -> list[Arrived]:
             await gate.wait()
-            return ["done"] * len(batch)
+            return [Arrived("done", None)] * len(batch)
 
         async def client(calls: int) -> list[str]:
             return [await store.run(verb.Call("look", (), str)) for _ in range(calls)]
 
-        monkeypatch.setattr(store, "_send", send)
+        monkeypatch.setattr(store._trips, "_send", send)
         clients = []
         for i in range(TRIPS):
             clients.append(asyncio.create_task(client(2 if i == 0 else 1)))

@@ -9,7 +9,8 @@ MUTANTS = read_mutants()
 def test_each_mutant_fits_the_code_and_names_a_test(mutant: Mutant) -> None:
     assert mutant.find(ROOT) == 1
     file, _, name = mutant.test.partition("::")
-    assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text()
+    text = (ROOT / file).read_text()
+    assert not name or f"def {name.partition('[')[0]}(" in text
 
 
 def test_every_promise_of_the_queue_has_a_mutant() -> None:
