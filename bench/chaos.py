@@ -20,9 +20,7 @@ def main() -> int:
     """Print the table; 1 if a figure that must be zero is not."""
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description="Measure the worst day.")
     parser.add_argument("--peer", choices=("celery",), help="strike a stock Celery worker instead")
-    parser.add_argument(
-        "--jobs", type=int, default=500, help="jobs, at least (500); they come till the faults are over"
-    )
+    parser.add_argument("--jobs", type=int, default=500, help="jobs, at least (500)")
     parser.add_argument("--faults", type=int, default=108, help="faults (108: 18 of each kind)")
     parser.add_argument("--seed", type=int, default=1, help="decides the faults, their order and their moments (1)")
     parser.add_argument("--kills", type=int, default=10, help="workers killed for the take-over (10, of 8 jobs each)")

@@ -98,7 +98,7 @@ def blow(storm: Storm, folder: Path) -> dict[str, object]:
             worker.wait_for_log(" ready.", 60)
         crowd = StockCrowd(f"http://127.0.0.1:{port}", storm)
         faults = Faults(site, storm.seed, LEASE_SECONDS)
-        crowd.run(lambda: faults.run(storm.faults), faults.look, storm.patience_seconds)
+        crowd.run(lambda: faults.run(storm.faults), faults.look, site.api.kill, storm.patience_seconds)
     finally:
         site.close()
     accepted = {tale.job_id: tale for tale in crowd.tales if tale.job_id}

@@ -23,7 +23,8 @@ from tests.worker_process import MODEL
 T = TypeVar("T")
 Way = Literal["stream", "wait", "poll"]
 WAYS: tuple[Way, ...] = ("stream", "stream", "wait", "poll")
-MOST_TOKENS = 80
+MOST_TOKENS = (5, 40, 80)
+"""Of a third of the jobs each: the shorter they are, the more often a fault hits a beginning or an end."""
 CANCELED_SHARE = 0.1
 FINISHED_FIRST = 409
 """What a cancel is answered that came too late."""
@@ -65,10 +66,12 @@ class Crowd(ABC):
         self._lock = threading.Lock()
         self._enough = threading.Event()
 
-    def run(self, storm: Callable[[], None], look: Callable[[], None], patience_seconds: float) -> None:
+    def run(
+        self, storm: Callable[[], None], look: Callable[[], None], hang_up: Callable[[], None], patience_seconds: float
+    ) -> None:
         """Work while the storm lasts, then see every job through, or give up after the patience.
 
-        `look` is called again and again meanwhile.
+        `look` is called again and again meanwhile; `hang_up` ends the connections of those who still wait.
         """
         with ThreadPoolExecutor(self._clients, "client") as pool:
             workers = [pool.submit(self._work) for _ in range(self._clients)]
@@ -82,6 +85,7 @@ class Crowd(ABC):
             finally:
                 self._enough.set()
                 self.giving_up.set()
+                hang_up()
             for worker in workers:
                 worker.result()
         self.close()
@@ -105,7 +109,7 @@ class Crowd(ABC):
                 return None
             choose = random.Random(f"{self.seed} {number}")
             way = choose.choice(WAYS)
-            tale = Tale(number, choose.randint(1, MOST_TOKENS), way)
+            tale = Tale(number, choose.randint(1, choose.choice(MOST_TOKENS)), way)
             self.tales.append(tale)
             return tale
 

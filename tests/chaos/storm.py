@@ -51,7 +51,7 @@ class Storm:
             crowd = SdkCrowd(apis[0].url, self.seed, self.jobs, self.clients)
             faults = Faults(site, self.seed, LEASE_SECONDS)
             with Observer(Store(connect(site.redis.url)), crowd.accepted, pause_seconds=0.05) as observer:
-                crowd.run(lambda: faults.run(self.faults), faults.look, self.patience_seconds)
+                crowd.run(lambda: faults.run(self.faults), faults.look, site.api.kill, self.patience_seconds)
             verdict = judge(store, crowd.tales)
         finally:
             store.close()

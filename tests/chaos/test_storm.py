@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.storm import Storm
 
 JOBS = int(os.environ.get("NOWSERVING_CHAOS_JOBS", "60"))
-FAULTS = int(os.environ.get("NOWSERVING_CHAOS_FAULTS", "12"))
+FAULTS = int(os.environ.get("NOWSERVING_CHAOS_FAULTS", "24"))
 SEED = int(os.environ.get("NOWSERVING_CHAOS_SEED", "1"))
 
 

@@ -26,9 +26,15 @@ class Verdict:
 
     def blame(self, name: str, details: Iterable[str]) -> None:
         """Count these cases under a name; a name without a case stands in the table with a zero."""
-        found = list(details)
-        self.wrong[name] += len(found)
-        self.details += [f"{name}: {detail}" for detail in found]
+        for detail in details:
+            self.count(name, 1, detail)
+        self.count(name, 0)
+
+    def count(self, name: str, cases: int, detail: str = "") -> None:
+        """Add so many cases, of which the detail tells."""
+        self.wrong[name] += cases
+        if cases:
+            self.details.append(f"{name}: {detail}")
 
     def rows(self) -> dict[str, object]:
         """All figures; last those that must be zero."""
@@ -62,6 +68,9 @@ def judge(store: Store, tales: Sequence[Tale]) -> Verdict:
     _count_tokens(verdict, seen)
     verdict.blame("wrong texts", _wrong_texts(told, jobs, streams))
     verdict.blame("wrong ends", _wrong_ends(told, jobs))
+    for kind, times in store.run(verb.mended()).items():
+        verdict.count("mended by the reconciler", times, kind)
+    verdict.count("mended by the reconciler", 0)
     verdict.shown = {
         "jobs accepted": len(told),
         "… canceled of asked": f"{sum(t.canceled for t in tales)} of {sum(t.cancel_asked for t in tales)}",
@@ -76,8 +85,9 @@ def judge(store: Store, tales: Sequence[Tale]) -> Verdict:
 
 
 def _count_tokens(verdict: Verdict, seen: Mapping[str, Sight]) -> None:
-    verdict.blame("repeated token indexes", (f"{who}: {s}" for who, s in seen.items() for _ in range(s.repeated)))
-    verdict.blame("missing token indexes", (f"{who}: {s}" for who, s in seen.items() for _ in range(s.missing)))
+    for who, sight in seen.items():
+        verdict.count("repeated token indexes", sight.repeated, f"{who}: {sight}")
+        verdict.count("missing token indexes", sight.missing, f"{who}: {sight}")
 
 
 def _wrong_texts(told: Mapping[str, Tale], jobs: Mapping[str, Job], streams: Mapping[str, Sight]) -> Iterable[str]:
