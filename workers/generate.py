@@ -73,6 +73,8 @@ class Generation:
         after = "0"
         while events := self._patiently(lease, verb.read_events({job.id: after}))[job.id]:
             for event in events:
+                if event.type == "restarted":
+                    made.clear()
                 made.extend(event.data.get("ids", ()))
             after = events[-1].id
         return made
