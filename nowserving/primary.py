@@ -19,8 +19,15 @@ log = logging.getLogger(__name__)
 REPLICA = ("replica", "slave")
 
 
+class ReplicaError(redis.ConnectionError):
+    """A connection would lead to a replica."""
+
+    def __init__(self) -> None:
+        super().__init__("this Redis is a replica; its address must lead to the primary")
+
+
 def greet(connection: Any) -> None:
-    """Begin a connection, as its `redis_connect_func`. Raises redis.ConnectionError if it leads to a replica."""
+    """Begin a connection, as its `redis_connect_func`. Raises ReplicaError."""
     connection.on_connect()
     with suppress(redis.ResponseError):  # of a server that knows no HELLO, or does not allow it
         connection.send_command("HELLO", check_health=False)
@@ -55,4 +62,4 @@ def _judge(hello: Any) -> None:
     if isinstance(role, bytes):
         role = role.decode()
     if role in REPLICA:
-        raise redis.ConnectionError("this Redis is a replica; the address must lead to the primary")
+        raise ReplicaError

@@ -8,6 +8,7 @@ import re
 import redis
 
 from nowserving.errors import NowservingError, StoreFullError, StoreUnavailableError
+from nowserving.primary import ReplicaError
 
 log = logging.getLogger(__name__)
 
@@ -42,4 +43,6 @@ def explain(error: Exception) -> NowservingError:
     if isinstance(error, redis.ResponseError) and code not in PASSING:
         log.error("Redis refused a script: %s", error)
         return NowservingError(f"Redis refused a script: {error}")
+    if isinstance(error, ReplicaError):
+        return StoreUnavailableError(str(error))
     return StoreUnavailableError("Redis does not answer for now")

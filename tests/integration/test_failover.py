@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kombu.connection import Connection
 
+from nowserving import verb
+from nowserving.errors import StoreUnavailableError
 from nowserving.store import Store, connect
 from tests.api_server import ApiServer
 from tests.child_process import ROOT
@@ -19,7 +22,8 @@ from tests.invariant import story
 from tests.proxy import CuttingProxy
 from tests.redis_server import RedisServer
 from tests.sse import Reader
-from tests.worker_process import WorkerProcess, noop, statuses
+from tests.worker_process import MODEL, WorkerProcess, noop, statuses
+from workers.transport import Transport
 
 StartApi = Callable[..., ApiServer]
 Eventually = Callable[..., None]
@@ -107,3 +111,21 @@ def test_all_come_back_when_the_name_leads_to_another_primary(
         eventually(lambda: answers_to_celery(name.url), 20)
         eventually(lambda: nobody_stays(own_redis))
     store.close()
+
+
+def test_a_replica_is_nobodys_redis(start_api: StartApi, replica: RedisServer) -> None:
+    """What it tells may be old, and its hints late: not even reads go there."""
+    store = Store(connect(replica.url))
+    with pytest.raises(StoreUnavailableError, match="a replica"):
+        store.run(verb.queues([MODEL]))
+    store.close()
+    api = start_api(replica.url)
+    assert api.http.get("/health").json()["redis"] == "unavailable"
+    for answer in (api.submit(), api.http.get("/v1/queues")):
+        assert (answer.status_code, answer.json()["code"]) == (503, "redis_unavailable")
+        assert "a replica" in answer.json()["detail"]
+    celery = Connection(replica.url, transport=Transport)
+    with pytest.raises(celery.connection_errors, match="a replica"):
+        celery.connect()
+    celery.release()
+    assert nobody_stays(replica)
