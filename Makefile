@@ -9,11 +9,11 @@ FAULTS ?= 108
 SEED ?= 1
 
 # None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
-demo test unit chaos mutants bench bench-peers: export HF_HUB_OFFLINE := 1
-demo test unit chaos mutants bench bench-peers: export TOKENIZERS_PARALLELISM := false
+demo test test-servers unit chaos mutants bench bench-peers: export HF_HUB_OFFLINE := 1
+demo test test-servers unit chaos mutants bench bench-peers: export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit chaos mutants check format bench bench-peers lock clean
+.PHONY: help install demo up test test-servers unit chaos mutants check format bench bench-peers lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ chaos: export NOWSERVING_CHAOS_FAULTS := $(FAULTS)
 chaos: export NOWSERVING_CHAOS_SEED := $(SEED)
 chaos: install  ## FAULTS of all kinds at random moments, while JOBS and more run; prints what must be zero
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
+
+test-servers: export NOWSERVING_TEST_REDIS_SERVERS := $(SERVERS)
+test-servers: install  ## the tests that Redis's version matters to, on every Redis and Valkey found, and on SERVERS (path:path)
+	$(BIN)/python -m tests.servers $(PYTEST_ARGS)
 
 mutants: install  ## each promise's mechanism taken out, one by one: does its test notice?
 	$(BIN)/python -m tests.mutation

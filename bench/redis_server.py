@@ -12,7 +12,7 @@ import redis
 
 from bench.process import Process, wait_until
 from nowserving.cli.port import find_free_port
-from nowserving.cli.redis_server import find_server
+from tests.redis_server import find_program
 
 DEFAULT: Sequence[str] = ()
 """What `redis-server` does by itself: snapshots now and then, no append-only file."""
@@ -33,7 +33,7 @@ class RedisServer:
     def start(self, persistence: Sequence[str]) -> None:
         """Run it, with its data in the folder."""
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        self._process = Process("redis", [str(find_server()), *where, *persistence], self._folder, {})
+        self._process = Process("redis", [str(find_program()), *where, *persistence], self._folder, {})
         wait_until(self._answers, "answering", 20, [self._process])
 
     def tree(self) -> list[psutil.Process]:
@@ -55,6 +55,6 @@ class RedisServer:
 
 def version() -> str:
     """What the server says it is, such as `Redis 7.0.15`."""
-    said = subprocess.run([str(find_server()), "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([str(find_program()), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.match(r"(\w+) server v=(\S+)", said)
     return f"{found[1]} {found[2]}" if found else said.strip()

@@ -10,8 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import mkdtemp
 from types import TracebackType
 from typing import Self
+
+from tests.redis_server import PROGRAM, find_program
 
 ROOT = Path(__file__).parent.parent
 MARK = "NOWSERVING_TEST_MARK"
@@ -96,9 +99,15 @@ class UpProcess:
 
 
 def make_env(folder: Path) -> Mapping[str, str]:
-    """The environment without settings of whoever runs the tests, and with a mark by which processes are found."""
+    """The environment without settings of whoever runs the tests, and with a mark by which processes are found.
+
+    If the tests are to run on a server of their own, it is the only program on the PATH.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("NOWSERVING_")}
     path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    if os.environ.get(PROGRAM):
+        env["PATH"] = mkdtemp(prefix="path-")
+        Path(env["PATH"], find_program().name).symlink_to(find_program())
     return {**env, "PYTHONPATH": path, "COLUMNS": "200", MARK: str(folder)}
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from nowserving.client import Client
 from nowserving.job import Status
+from tests.redis_server import find_program
 from tests.up_process import ROOT, UpProcess, eventually, make_env
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -107,7 +108,7 @@ def test_a_dead_part_is_started_again(tmp_path: Path, part: str) -> None:
 def test_the_end_of_redis_is_the_end_of_all(tmp_path: Path) -> None:
     with UpProcess(tmp_path) as up:
         assert up.url
-        os.kill(up.find("redis-server"), signal.SIGKILL)
+        os.kill(up.find(find_program().name), signal.SIGKILL)
         assert up.wait() == 1
         assert "nowserving: redis was ended by SIGKILL" in up.output
         assert up.children() == {}
@@ -161,7 +162,7 @@ def test_wrong_models_toml_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_second_up_on_the_same_data_is_one_line(shared: UpProcess, tmp_path: Path) -> None:
-    data_dir = Path(f"/proc/{shared.find('redis-server')}/cwd").resolve()
+    data_dir = Path(f"/proc/{shared.find(find_program().name)}/cwd").resolve()
     result = run("up", NOWSERVING_PORT="0", NOWSERVING_DATA_DIR=str(data_dir))
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
