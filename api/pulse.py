@@ -27,10 +27,11 @@ CHECK_SECONDS = 60.0
 
 
 class Pulse:
-    """`state` is `ok`, `unavailable`, or `unsuitable: …`; at most a tick old."""
+    """`state` is `ok`, `unavailable`, or `unsuitable: …`; a tick old at most. `returns`: how often it became `ok`."""
 
     def __init__(self, store: AsyncStore, settings: Settings, models: Iterable[str]) -> None:
         self.state = "unavailable"
+        self.returns = 0
         self._store = store
         self._vigil = Vigil(settings.lease_seconds)
         self._tick_seconds = min(TICK_SECONDS, settings.lease_seconds / TICKS_A_LEASE)
@@ -108,6 +109,7 @@ class Pulse:
         if state != "ok":
             self._vigil.end()
         if state != self.state:
+            self.returns += state == "ok"
             log.log(logging.INFO if state == "ok" else logging.ERROR, "Redis: %s", state)
         self.state = state
 

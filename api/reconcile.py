@@ -31,7 +31,7 @@ class Reconciler:
     def __init__(self, store: AsyncStore, pulse: Pulse, models: Iterable[str]) -> None:
         self._store, self._pulse = store, pulse
         self._models = tuple(models)
-        self._cursor, self._first_round = "", True
+        self._cursor, self._first_round, self._returns = "", True, 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -46,7 +46,7 @@ class Reconciler:
     async def _run(self) -> None:
         while True:
             try:
-                pause_seconds = await self._look_on()
+                pause_seconds = await self.look_on()
             except NowservingError:
                 # The pulse says why.
                 pause_seconds = self._begin_anew()
@@ -55,10 +55,13 @@ class Reconciler:
                 pause_seconds = self._begin_anew()
             await asyncio.sleep(pause_seconds)
 
-    async def _look_on(self) -> float:
+    async def look_on(self) -> float:
         """Look at one page; seconds till the next."""
         if self._pulse.state != "ok":
             return self._begin_anew()
+        if self._pulse.returns != self._returns:
+            self._returns = self._pulse.returns
+            self._begin_anew()
         call = verb.reconcile(self._pulse.name, self._models, self._cursor, hold_seconds=HOLD_SECONDS)
         page = await self._store.run(call)
         if page is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -155,7 +155,8 @@ class Channel(kombu_redis.Channel):
         # A full Redis refuses every transaction, and kombu counts in one.
         with _though_full():
             if is_job_queue(queue):
-                with self.conn_or_acquire() as client:
+                # A key that another client has made a list of is put right by the first take.
+                with suppress(redis.ResponseError), self.conn_or_acquire() as client:
                     size = int(client.zcard(queue))
             else:
                 size = int(super()._size(queue))

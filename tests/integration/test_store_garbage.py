@@ -22,7 +22,7 @@ from tests.board import ALWAYS, MODEL, at, enqueue, queue, reconcile, renew, tak
 TARGETS = ("job_01k0000000000000000000000a", "job_01k0000000000000000000000b", "job_01k0000000000000000000000c")
 PLACES = [keys.queue(MODEL), keys.queue(MODEL, "batch")]
 PLACES += [prefix + MODEL for prefix in (keys.DELAYED, keys.STARTING, keys.RUNNING)]
-KEYS = [*PLACES, keys.SEQUENCE, keys.FINISHED, keys.MENDED, keys.TICK, keys.RECONCILER, keys.HELD + "w"]
+KEYS = [*PLACES, keys.COLLAPSE, keys.SEQUENCE, keys.FINISHED, keys.MENDED, keys.TICK, keys.RECONCILER, keys.HELD + "w"]
 KEYS += [prefix + MODEL for prefix in (keys.BUSY, keys.ALONE, keys.BLOCKED, keys.WORKERS, keys.ALIVE, keys.WAKE)]
 KEYS += [prefix + MODEL for prefix in (keys.DEAD, keys.STATS)]
 KEYS += [prefix + job_id for prefix in (keys.JOB, keys.EVENTS) for job_id in TARGETS]
@@ -106,7 +106,7 @@ FIELD_GONE = st.builds(
 )
 STRANGER = st.builds(
     lambda key, member, score: lambda store: store.client.zadd(key, {member: score}),
-    st.sampled_from([*PLACES, keys.JOBS, keys.FINISHED, keys.ALIVE + MODEL, keys.BLOCKED + MODEL]),
+    st.sampled_from([*PLACES, keys.COLLAPSE, keys.JOBS, keys.FINISHED, keys.ALIVE + MODEL, keys.BLOCKED + MODEL]),
     VALUES,
     SCORES,
 )

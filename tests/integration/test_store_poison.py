@@ -91,7 +91,7 @@ def test_a_queue_that_another_client_has_made_something_else_is_put_right(
             for prefix in (keys.DELAYED, keys.STARTING, keys.RUNNING, keys.BUSY, keys.ALONE, keys.BLOCKED)
         ),
         *(prefix + MODEL for prefix in (keys.WORKERS, keys.ALIVE, keys.WAKE, keys.DEAD, keys.STATS)),
-        *(keys.JOBS, keys.FINISHED, keys.SEQUENCE, keys.MENDED, keys.RECONCILER, keys.HELD + "w"),
+        *(keys.JOBS, keys.FINISHED, keys.COLLAPSE, keys.SEQUENCE, keys.MENDED, keys.RECONCILER, keys.HELD + "w"),
     ],
 )
 def test_any_key_of_another_type_is_put_right(
