@@ -9,7 +9,7 @@ import typer
 
 from nowserving.cli.failure import JobFailedError
 from nowserving.cli.option import URL, JobId, Json, Url, connect
-from nowserving.cli.table import draw_job, draw_jobs, print_table
+from nowserving.cli.table import draw_job, draw_jobs, print_table, screen_width
 from nowserving.client import Job
 from nowserving.job import Status
 
@@ -28,7 +28,7 @@ def jobs(
     if json:
         typer.echo(jsonlib.dumps([job.raw for job in page.jobs], ensure_ascii=False))
         return
-    print_table(draw_jobs(page.jobs))
+    print_table(draw_jobs(page.jobs, screen_width()))
     if page.next_cursor:
         typer.echo(f"more: --cursor {page.next_cursor}", err=True)
 

@@ -22,16 +22,20 @@ STATUS_STYLES = {
     Status.EXPIRED: "magenta",
 }
 
+WIDE = 110
+"""Columns that all fields of a list of jobs need; on narrower screens some are left out."""
 
-def draw_jobs(jobs: Iterable[Job]) -> Table:
-    """Jobs, one a line."""
-    table = _table(("job", "model", "status", "created", "tokens", "text"))
+
+def draw_jobs(jobs: Iterable[Job], width: int = WIDE) -> Table:
+    """Jobs, one a line, for a screen of that width; an error is told in full, over several lines if need be."""
+    table = _table(("job", "model", "status", *(("created", "tokens") if width >= WIDE else ()), "text"))
     for job in jobs:
         usage = (job.output or {}).get("usage") or {}
-        said = job.text if job.error is None else f"{job.error.get('code')}: {job.error.get('message')}"
-        tokens = str(usage.get("completion_tokens", ""))
-        created = job.created_at.partition(".")[0]
-        table.add_row(job.id, job.model, style_status(job.status), created, tokens, Text(shorten(said, 48)))
+        said = shorten(job.text, 48)
+        if job.error:
+            said = " ".join(f"{job.error.get('code')}: {job.error.get('message')}".split())
+        more = (job.created_at.partition(".")[0], str(usage.get("completion_tokens", ""))) if width >= WIDE else ()
+        table.add_row(job.id, job.model, style_status(job.status), *more, Text(said))
     return table
 
 
@@ -106,17 +110,20 @@ def run_seconds(job: Job) -> float | None:
     return (datetime.fromisoformat(job.finished_at) - datetime.fromisoformat(job.started_at)).total_seconds()
 
 
+def screen_width() -> int:
+    """Columns of stdout; more than enough if that is a file or another program."""
+    console = Console()
+    return console.width if console.is_terminal else 1000
+
+
 def print_table(table: Table) -> None:
-    """Print on stdout; not cut to any width if that is a file or another program."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000
-    console.print(table)
+    """Print on stdout; not cut to any width if that is no screen."""
+    Console(highlight=False, width=screen_width()).print(table)
 
 
 def _table(columns: Sequence[str], right: Sequence[str] = ("tokens",)) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         justify: JustifyMethod = "right" if name in right else "left"
-        table.add_column(name, justify=justify, no_wrap=True, min_width=30 if name == "job" else None)
+        table.add_column(name, justify=justify, no_wrap=name != "text", min_width=30 if name == "job" else None)
     return table

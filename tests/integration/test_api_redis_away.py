@@ -56,6 +56,7 @@ def test_it_says_so_within_two_seconds_and_recovers(
             lambda: api.http.get(f"/v1/jobs/{job_id}"),
             lambda: api.http.get(f"/v1/jobs/{job_id}/events"),
             lambda: api.http.post(f"/v1/jobs/{job_id}/cancel"),
+            lambda: api.http.post(f"/v1/jobs/{job_id}/retry"),
             lambda: api.http.get("/v1/jobs"),
             lambda: api.http.get("/v1/queues"),
             lambda: api.http.get("/v1/workers"),

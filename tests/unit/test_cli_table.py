@@ -22,9 +22,9 @@ ANSWER: dict[str, Any] = {
 }
 
 
-def rendered(table: object) -> str:
+def rendered(table: object, width: int = 160) -> str:
     with StringIO() as file:
-        Console(width=160, file=file).print(table)
+        Console(width=width, file=file).print(table)
         return file.getvalue()
 
 
@@ -40,6 +40,22 @@ def test_a_job_shows_its_text_and_how_long_it_ran() -> None:
 def test_a_failed_job_shows_its_error_not_markup() -> None:
     failure = {"status": "failed", "output": None, "error": {"code": "too_large", "message": "[bold]9 > 8[/]"}}
     assert "too_large: [bold]9 > 8[/]" in rendered(draw_job(Job.from_answer({**ANSWER, **failure})))
+
+
+def test_a_list_tells_errors_in_full_on_any_screen() -> None:
+    message = "its worker died 3 times before a first new token"
+    failure = {"status": "failed", "output": None, "error": {"code": "worker_lost", "message": message}}
+    job = Job.from_answer({**ANSWER, **failure})
+    assert f"worker_lost: {message}" in rendered(draw_jobs([job]))
+    narrow = rendered(draw_jobs([job], 80), 80)
+    assert f"{job.id}  smollm2  failed" in narrow
+    header, *lines = narrow.splitlines()
+    assert " ".join(line[header.index("text") :].strip() for line in lines) == f"worker_lost: {message}"
+
+
+def test_a_retried_job_says_of_what() -> None:
+    shown = rendered(draw_job(Job.from_answer({**ANSWER, "retry_of": "job_01k0000000000000000000000b"})))
+    assert shown.splitlines()[3].split() == ["retry", "of", "job_01k0000000000000000000000b"]
 
 
 def test_a_list_shows_texts_as_they_are() -> None:
