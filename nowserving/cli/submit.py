@@ -87,6 +87,10 @@ def print_stream(client: Client, job_id: str, json: bool) -> None:
     for event in client.stream(job_id):
         if json:
             typer.echo(jsonlib.dumps({"id": event.id, "type": event.type, **event.data}, ensure_ascii=False))
+        elif event.type == "restarted":
+            # What is printed cannot be taken back.
+            typer.echo()
+            typer.echo(typer.style("[the job begins anew; its text so far does not count]", dim=True), err=True)
         elif event.text:
             sys.stdout.write(event.text)
             sys.stdout.flush()

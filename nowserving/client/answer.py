@@ -53,7 +53,11 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """What happened to a job: `queued` (again), `started`, `token`, or its terminal status."""
+    """What happened to a job: `queued` (again), `started`, `token`, `restarted`, or its terminal status.
+
+    After `restarted` all text so far is void, and the next token has index 0: the engine could not go on where another
+    worker had stopped.
+    """
 
     id: str
     type: str

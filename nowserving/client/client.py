@@ -125,7 +125,10 @@ class Client:
                 time.sleep(0.2)
 
     def stream(self, job_id: str, last_event_id: str | None = None) -> Iterator[JobEvent]:
-        """Yield the job's events to its end, each once; a dropped connection is taken up where it broke."""
+        """Yield the job's events to its end, each once; a dropped connection is taken up where it broke.
+
+        Whoever joins their texts begins anew on `restarted`.
+        """
         retry = Retry(self._retry_seconds)
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         timeout = httpx.Timeout(self._timeout_seconds, read=SILENCE_SECONDS)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from json import loads
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from nowserving import __version__
 from nowserving.cli import app
-from nowserving.cli.submit import parse_messages, parse_metadata
+from nowserving.cli.submit import parse_messages, parse_metadata, print_stream
+from nowserving.client import Client, JobEvent
 
 runner = CliRunner()
 
@@ -17,6 +21,22 @@ def test_messages_are_read_and_the_prompt_comes_last() -> None:
         {"role": "user", "content": "Hi"},
         {"role": "user", "content": "And?"},
     ]
+
+
+def test_a_stream_that_begins_anew_says_so_beside_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    events = [("token", {"text": "w0"}), ("restarted", {}), ("token", {"text": "w0 w1"}), ("succeeded", {})]
+
+    class Stream(Client):
+        def stream(self, job_id: str, last_event_id: str | None = None) -> Iterator[JobEvent]:
+            return (JobEvent("1-0", kind, data) for kind, data in events)
+
+    with Stream("http://127.0.0.1:1") as client:
+        print_stream(client, "job_1", json=False)
+        captured = capsys.readouterr()
+        assert captured.out == "w0\nw0 w1\n"
+        assert "begins anew" in captured.err
+        print_stream(client, "job_1", json=True)
+        assert [loads(line)["type"] for line in capsys.readouterr().out.splitlines()] == [kind for kind, _ in events]
 
 
 @pytest.mark.parametrize("text", ["hello", "robot:hello", ":hello"])
