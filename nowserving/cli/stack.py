@@ -24,6 +24,12 @@ from nowserving.settings import Settings
 REDIS_START_SECONDS = 60.0
 REDIS_STOP_SECONDS = 10.0
 DRAIN_MARGIN_SECONDS = 5.0
+HAND_BACK_SECONDS = 6.0
+"""What a worker gets after the second signal: 1 s to hand back its jobs, and 4 s more after which it ends itself."""
+HURRY_SECONDS = 2.0
+"""What the API and Redis get then."""
+AGAIN_SECONDS = 0.5
+"""Between two signals to one process: closer together they might count as one."""
 TICK_SECONDS = 0.1
 
 
@@ -80,11 +86,14 @@ class Stack:
             part.watch()
 
     def stop(self, hurry: bool = False) -> None:
-        """Workers first, which hand back what they run; then the API; Redis last. A second signal hurries."""
+        """Workers first, which let running jobs finish; then the API; Redis last.
+
+        With `hurry`, and from a second signal on, workers hand back their jobs at once.
+        """
         drain_seconds = self._settings.drain_seconds + DRAIN_MARGIN_SECONDS
-        self._end([*self._workers.values()], DRAIN_MARGIN_SECONDS if hurry else drain_seconds)
-        self._end([self._api], command.GRACE_SECONDS + 2)
-        self._end([self._redis], REDIS_STOP_SECONDS)
+        self._end([*self._workers.values()], drain_seconds, HAND_BACK_SECONDS, hurry)
+        self._end([self._api], command.GRACE_SECONDS + 2, HURRY_SECONDS)
+        self._end([self._redis], REDIS_STOP_SECONDS, HURRY_SECONDS)
         self._held.close()
 
     def _start_redis(self) -> None:
@@ -121,14 +130,24 @@ class Stack:
     def _parts(self) -> list[Part]:
         return [part for part in (self._redis, self._api, *self._workers.values()) if part]
 
-    def _end(self, parts: Sequence[Part | None], patience_seconds: float) -> None:
+    def _end(
+        self, parts: Sequence[Part | None], patience_seconds: float, hurried_seconds: float, hurry: bool = False
+    ) -> None:
+        """Tell parts to stop, and tell them again once it is to be quick; kill what has not ended in time."""
         processes = [part.process for part in parts if part and part.process]
+        hurried = False
+        told_at = time.monotonic()
+        deadline = told_at + patience_seconds
         for process in processes:
             process.terminate()
-        deadline = time.monotonic() + patience_seconds
-        while any(process.poll() is None for process in processes):
-            if time.monotonic() > deadline or self._interrupt.count > 1:
-                break
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            now = time.monotonic()
+            if not hurried and (hurry or self._interrupt.count > 1):
+                hurried, deadline = True, min(deadline, now + hurried_seconds)
+            if hurried and now - told_at > AGAIN_SECONDS:
+                told_at = now
+                for process in processes:
+                    process.terminate()
             time.sleep(0.05)
         for process in processes:
             process.clear()

@@ -28,7 +28,7 @@ def up(
         Path | None, typer.Option(help="models.toml.", show_default="NOWSERVING_MODELS_FILE")
     ] = None,
 ) -> None:
-    """Run everything on this machine: Redis, the API, a worker for each model. Ctrl-C stops it, twice at once."""
+    """Run everything on this machine: Redis, the API, a worker for each model. Ctrl-C stops it; twice: at once."""
     given = {"host": host, "port": port, "data_dir": data_dir, "models_file": models_file}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     serve(settings, load_catalog(settings.models_file))
@@ -48,7 +48,7 @@ def serve(settings: Settings, catalog: Catalog) -> None:
                     stack.check()
             except Interrupted:
                 drain = f"running jobs have {settings.drain_seconds:g} s to finish"
-                log.say(f"stopping: {drain}; Ctrl-C again to stop at once")
+                log.say(f"stopping: {drain}; Ctrl-C again hands them back at once")
                 raise
     except Interrupted:
         log.say("stopped")

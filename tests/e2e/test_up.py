@@ -7,17 +7,29 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nowserving import verb
+from nowserving.answer import Queue
+from nowserving.cli.stack import HAND_BACK_SECONDS
 from nowserving.client import Client
-from nowserving.job import Status
-from tests.redis_server import find_program
+from nowserving.job import Job, Status
+from nowserving.store import Store, connect
+from tests.redis_server import RedisServer, find_program
 from tests.up_process import ROOT, UpProcess, eventually, make_env
 
+TOKENS = 30
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+def slow(interval_seconds: float) -> str:
+    """A models.toml whose jobs make TOKENS tokens, one each interval."""
+    return f'[models.noop]\nengine = "noop"\nslots = 2\nsource = "noop:{TOKENS}@{interval_seconds}"\n'
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +95,66 @@ def test_a_signal_while_it_starts_leaves_no_process(tmp_path: Path) -> None:
         assert up.children() == {}
 
 
-def test_a_second_signal_hurries(tmp_path: Path) -> None:
+def submit_three(up: UpProcess) -> list[str]:
+    """Three jobs for two slots; returns when two have streamed a token."""
+    with Client(up.url) as client:
+        ids = [client.submit("noop", "hello", max_new_tokens=TOKENS).id for _ in range(3)]
+        for job_id in ids[:2]:
+            assert any(event.type == "token" for event in client.stream(job_id))
+    return ids
+
+
+def read_data(folder: Path, ids: list[str]) -> tuple[list[Job], Queue]:
+    """The jobs and their queue as a stopped `up` has left them on disk."""
+    server = RedisServer(folder / "data")
+    server.start()
+    store = Store(connect(server.url))
+    try:
+        return [store.run(verb.look(job_id)).job for job_id in ids], store.run(verb.queues(["noop"]))[0]
+    finally:
+        store.close()
+        server.stop()
+
+
+def test_a_first_signal_lets_running_jobs_finish(tmp_path: Path) -> None:
+    with UpProcess(tmp_path, models=slow(0.1), NOWSERVING_DRAIN_SECONDS="60") as up:
+        ids = submit_three(up)
+        up.send(signal.SIGTERM)
+        assert up.wait() == 0
+    jobs, queue = read_data(tmp_path, ids)
+    assert [job.status for job in jobs] == [Status.SUCCEEDED, Status.SUCCEEDED, Status.QUEUED]
+    assert [job.takes for job in jobs] == [1, 1, 0]
+    assert (queue.depth, queue.running) == (1, 0)
+
+
+def test_a_second_signal_hands_running_jobs_back_at_once(tmp_path: Path) -> None:
+    with UpProcess(tmp_path, models=slow(1), NOWSERVING_DRAIN_SECONDS="600") as up:
+        ids = submit_three(up)
+        up.send(signal.SIGINT)
+        eventually(lambda: "stopping" in up.output)
+        up.send(signal.SIGINT)
+        told_at = time.monotonic()
+        assert up.wait() == 0
+        assert time.monotonic() - told_at < HAND_BACK_SECONDS
+        assert up.children() == {}
+    jobs, queue = read_data(tmp_path, ids)
+    assert [job.status for job in jobs] == [Status.QUEUED] * 3
+    assert [job.takes for job in jobs] == [1, 1, 0]
+    assert [job.attempt for job in jobs] == [0] * 3
+    made = [job.generated for job in jobs]
+    assert made[0] > 0 < made[1]
+    assert (queue.depth, queue.delayed, queue.running) == (3, 0, 0)
+    with UpProcess(tmp_path, models=slow(0.01)) as up, Client(up.url) as client:
+        for job_id, before in zip(ids, made, strict=True):
+            tokens = [event.data for event in client.stream(job_id) if event.type == "token"]
+            assert [index for data in tokens for index in data["ids"]] == list(range(TOKENS))
+            assert before in [data["index"] for data in tokens]
+            assert client.get(job_id).status is Status.SUCCEEDED
+
+
+def test_a_worker_that_does_not_hear_a_second_signal_is_killed(tmp_path: Path) -> None:
     with UpProcess(tmp_path, NOWSERVING_DRAIN_SECONDS="600") as up:
         assert up.url
-        # A worker that cannot hear the first signal.
         os.kill(up.find("workers.app"), signal.SIGSTOP)
         up.send(signal.SIGINT)
         eventually(lambda: "stopping" in up.output)
