@@ -44,9 +44,11 @@ def api_command(host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "uvicorn", "api.app:app", *listen, "--no-access-log"]
 
 
-def worker_command(model: str) -> list[str]:
-    """A worker: Celery's own command. The pid makes its name unlike that of another worker on this host."""
-    options = ["-Q", keys.queue(model), "-n", f"{model}-{os.getpid()}@%h", "--loglevel", "INFO"]
+def worker_command(model: str, name: str = "") -> list[str]:
+    """A worker: Celery's own command. The pid makes its name unlike that of another worker on this host; of several
+    workers of one model that this process starts, each needs another `name`.
+    """
+    options = ["-Q", keys.queue(model), "-n", f"{name or model}-{os.getpid()}@%h", "--loglevel", "INFO"]
     # Workers need not know of each other: without this a start is a second faster.
     options += ["--without-gossip", "--without-mingle"]
     return [sys.executable, "-m", "celery", "--quiet", "-A", "workers.app", "worker", *options]
@@ -70,6 +72,8 @@ def environment(settings: Settings, root: Path) -> dict[str, str]:
     env["NOWSERVING_REDIS_URL"] = settings.redis_url.get_secret_value()
     env["NOWSERVING_HOST"] = settings.host
     env["NOWSERVING_PORT"] = str(settings.port)
+    env["NOWSERVING_LEASE_SECONDS"] = str(settings.lease_seconds)
+    env["NOWSERVING_DRAIN_SECONDS"] = str(settings.drain_seconds)
     for name in ("data_dir", "cache_dir", "models_file"):
         path: Path | None = getattr(settings, name)
         if path is not None:

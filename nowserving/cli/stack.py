@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from itertools import count
 from types import TracebackType
 from typing import Self
 
@@ -58,27 +59,49 @@ class Stack:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop(hurry=kind is not None and issubclass(kind, PartError))
 
-    def start(self, limit_seconds: float | None = None, embedded: bool = False) -> None:
-        """Bring all up and wait until every worker is ready. `embedded`: with a Redis of its own in any case.
+    def start(self, deadline: float | None = None, embedded: bool = False) -> None:
+        """Bring all up and wait until every worker is ready, at most to that monotonic time.
 
-        Raises StartError, UnsuitableRedisError, PartError or Interrupted.
+        `embedded`: with a Redis of its own in any case. Raises StartError, UnsuitableRedisError, PartError
+        or Interrupted.
         """
-        deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
         if embedded or "redis_url" not in self._settings.model_fields_set:
             self._start_redis()
         else:
-            redis_server.check_url(self._settings.redis_url.get_secret_value())
-        env = command.environment(self._settings, self.root)
+            redis_server.check_url(self.redis_url)
         listen = command.api_command(self._settings.host, self._settings.port)
+        env = command.environment(self._settings, self.root)
         self._api = Part("api", listen, env, self.root, self._write)
-        for name in self._catalog:
-            run = command.worker_command(name)
-            self._workers[name] = Part(name, run, env, self.root, self._write)
-        for part in (self._api, *self._workers.values()):
-            part.start()
+        self._api.start()
+        for model in self._catalog:
+            self._start_worker(model, model)
+        self.wait_till_ready(deadline)
+
+    def add_worker(self, model: str) -> None:
+        """Start one more worker of a model; wait_till_ready says when it can take jobs."""
+        names = (f"{model}-{number}" for number in count(2))
+        self._start_worker(next(name for name in names if name not in self._workers), model)
+
+    def wait_till_ready(self, deadline: float | None = None) -> None:
+        """Wait until the API and all workers are ready, at most to that monotonic time.
+
+        Raises PartError or Interrupted.
+        """
         self._wait(self._is_ready, deadline, "the API and the workers are not ready")
-        for part in (self._api, *self._workers.values()):
+        for part in self._parts():
             part.restarts.ready = True
+
+    def kill_worker(self, worker: str) -> int:
+        """Kill a worker, by the name it gives itself, with SIGKILL, and never start it again; its process id.
+
+        Raises PartError if there is none of that name.
+        """
+        for name, part in self._workers.items():
+            if part.process and part.process.pid == pid_of(worker):
+                del self._workers[name]
+                part.process.clear()
+                return part.process.pid
+        raise PartError(f"there is no worker {worker}")
 
     def check(self) -> None:
         """Look after all parts. Raises PartError if one ended for good."""
@@ -95,6 +118,16 @@ class Stack:
         self._end([self._api], command.GRACE_SECONDS + 2, HURRY_SECONDS)
         self._end([self._redis], REDIS_STOP_SECONDS, HURRY_SECONDS)
         self._held.close()
+
+    @property
+    def redis_url(self) -> str:
+        """Where its Redis is; may hold a password."""
+        return self._settings.redis_url.get_secret_value()
+
+    def _start_worker(self, name: str, model: str) -> None:
+        env = command.environment(self._settings, self.root)
+        self._workers[name] = Part(name, command.worker_command(model, name), env, self.root, self._write)
+        self._workers[name].start()
 
     def _start_redis(self) -> None:
         program = redis_server.find_server()
@@ -114,8 +147,9 @@ class Stack:
     def _is_ready(self) -> bool:
         with suppress(NowservingError):
             self._client.health()
-            ready = {worker["name"] for worker in self._client.workers() if worker.get("state") == "ready"}
-            return all(part.process and _is_of(part.process.pid, ready) for part in self._workers.values())
+            ready = {pid_of(worker["name"]) for worker in self._client.workers() if worker.get("state") == "ready"}
+            # By process: the name of an earlier one outlives it a while.
+            return all(part.process and part.process.pid in ready for part in self._workers.values())
         return False
 
     def _wait(self, done: Callable[[], bool], deadline: float | None, sentence: str) -> None:
@@ -153,6 +187,7 @@ class Stack:
             process.clear()
 
 
-def _is_of(pid: int, names: set[str]) -> bool:
-    """Whether one of the workers, named host:pid:random, is this process: an earlier one's name outlives it a while."""
-    return any(name.split(":")[-2:-1] == [str(pid)] for name in names)
+def pid_of(worker: str) -> int | None:
+    """The process id in a worker's name, host:pid:random."""
+    part = worker.split(":")[-2:-1]
+    return int(part[0]) if part and part[0].isdigit() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +17,17 @@ from nowserving.client import Client, JobEvent
 from nowserving.errors import NowservingError
 from nowserving.job import Status
 
+Note = Callable[[JobEvent, float], None]
+"""Takes in an event and when it came (monotonic seconds)."""
+
 
 @dataclass(slots=True)
 class Watched:
-    """One job on the screen. Its thread alone writes, but for `wait`; who reads it may see it a moment old."""
+    """One job on the screen. One thread alone writes, but for `wait`; who reads it may see it a moment old.
+
+    `tokens` is also the next token's index; `repeated` and `missing` count those that came twice or not. `end_seen`: a
+    terminal event came; `ended`: nothing more will.
+    """
 
     number: int
     prompt: str
@@ -29,25 +36,36 @@ class Watched:
     wait: str = "on its way"
     tokens: int = 0
     text: str = ""
+    output: str | None = None
     error: str = ""
+    repeated: int = 0
+    missing: int = 0
     first_at: float = 0.0
     first_tokens: int = 0
     last_at: float = 0.0
+    end_seen: bool = False
     ended: bool = False
 
     def note(self, event: JobEvent, now: float) -> None:
         """Take in one event of the job's stream."""
         if event.type == "token":
-            self.tokens += len(event.data.get("ids", ())) or 1
+            count = len(event.data.get("ids", ())) or 1
+            index = int(event.data.get("index", self.tokens))
+            self.repeated += min(count, max(0, self.tokens - index))
+            self.missing += max(0, index - self.tokens)
+            self.tokens = max(self.tokens, index + count)
             if not self.first_at:
                 self.first_at, self.first_tokens = now, self.tokens
             self.last_at = now
             self.text += event.text
+        elif event.type == "restarted":
+            self.tokens, self.text, self.first_at, self.last_at = 0, "", 0.0, 0.0
         elif event.type in (Status.QUEUED, "started"):
             self.status = Status.RUNNING if event.type == "started" else Status.QUEUED
             self.wait = _why(event.data)
         elif event.terminal:
-            self.status = Status(event.type)
+            self.status, self.end_seen = Status(event.type), True
+            self.output = (event.data.get("output") or {}).get("text")
             error = event.data.get("error") or {}
             self.error = f"{error.get('code')}: {error.get('message')}" if error else ""
 
@@ -66,14 +84,15 @@ def submit(client: Client, watched: Watched, model: str, max_new_tokens: int) ->
     watched.job_id = job.id
 
 
-def follow(url: str, watched: Watched) -> None:
-    """Follow a submitted job to its end, on a thread of its own."""
+def follow(url: str, watched: Watched, note: Note | None = None) -> None:
+    """Follow a submitted job to its end, on a thread of its own, which passes each event to `note`, or notes it."""
+    note = note or watched.note
 
     def run() -> None:
         try:
             with Client(url, retry_seconds=10) as client:
                 for event in client.stream(watched.job_id):
-                    watched.note(event, time.monotonic())
+                    note(event, time.monotonic())
         except NowservingError as error:
             watched.status, watched.error = Status.FAILED, error.message
         finally:

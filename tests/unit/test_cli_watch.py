@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from nowserving.cli.demo import changes
+from nowserving.cli.crowd import changes
 from nowserving.cli.watch import Watched, describe, draw
 from nowserving.client import JobEvent
 from nowserving.job import Status
 
 
-def token(*ids: int, text: str = "") -> JobEvent:
-    return JobEvent("1-0", "token", {"ids": list(ids), "text": text})
+def token(*ids: int, text: str = "", **data: int) -> JobEvent:
+    return JobEvent("1-0", "token", {"ids": list(ids), "text": text, **data})
 
 
 def test_tokens_are_counted_and_texts_joined() -> None:
@@ -24,6 +24,26 @@ def test_a_job_handed_back_is_queued_again() -> None:
     watched = Watched(1, "hello", status=Status.RUNNING)
     watched.note(JobEvent("0-1", "queued", {}), 1.0)
     assert watched.status is Status.QUEUED
+
+
+def test_what_comes_twice_or_not_is_counted() -> None:
+    watched = Watched(1, "hello")
+    for index in (0, 2, 1, 3):
+        watched.note(token(7, 7, index=index), 1.0)
+    assert (watched.tokens, watched.repeated, watched.missing) == (5, 3, 0)
+    watched.note(token(7, index=7), 1.0)
+    assert (watched.tokens, watched.repeated, watched.missing) == (8, 3, 2)
+
+
+def test_a_job_that_begins_anew_drops_what_it_had() -> None:
+    watched = Watched(1, "hello")
+    watched.note(token(1, 2, index=0, text="ab"), 1.0)
+    watched.note(JobEvent("2-0", "restarted", {}), 2.0)
+    assert (watched.tokens, watched.text, watched.tokens_per_second) == (0, "", None)
+    watched.note(token(1, index=0, text="a"), 3.0)
+    watched.note(token(2, 3, index=1, text="b"), 4.0)
+    assert (watched.tokens, watched.text, watched.tokens_per_second) == (3, "ab", 2.0)
+    assert (watched.repeated, watched.missing) == (0, 0)
 
 
 def test_a_failure_shows_why() -> None:
