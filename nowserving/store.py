@@ -14,11 +14,11 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from nowserving import keys
+from nowserving.call import Call
 from nowserving.errors import NowservingError, UnsuitableRedisError
 from nowserving.primary import greet, greet_async, leave, leave_async
 from nowserving.refusal import DEMOTED, code_of, explain
 from nowserving.trip import Arrived, Replicas, Script, Trips
-from nowserving.verb import Call
 
 T = TypeVar("T")
 

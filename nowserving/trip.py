@@ -13,8 +13,8 @@ from typing import Any
 import redis.asyncio
 
 from nowserving import keys
+from nowserving.call import Args
 from nowserving.refusal import DEMOTED, FORGOTTEN, code_of
-from nowserving.verb import Args
 
 log = logging.getLogger(__name__)
 

@@ -6,31 +6,18 @@ Nothing here talks to Redis, so that store.py can send the same call with a bloc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Reconciled, Suspect, Taken, Unfit, Wait
+from nowserving.call import Args, Call, Reply, csv, or_empty, pairs, read_said, to_float
 from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
 from nowserving.event import Event
 from nowserving.job import Job, Status
 
-T = TypeVar("T")
-Args = tuple[str | int | float, ...]
 Charge = Literal["refund", "keep", "charge"]
 """What becomes of a claim's charge when the job is handed back: taken back, left as it is, made if there is none."""
-Reply = Any
-"""What redis-py makes of a script's answer: lists of str, int and lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One script, its arguments after `now`, and the reading of its answer."""
-
-    script: str
-    args: Args
-    parse: Callable[[Reply], T]
 
 
 def enqueue(
@@ -78,7 +65,7 @@ def take(
             return Suspect(reply[1])
         if reply and reply[0] == "unfit":
             return Unfit(reply[1], int(reply[2]))
-        return tuple(Taken(claim, job_id, _pairs(fields)) for claim, job_id, *fields in reply)
+        return tuple(Taken(claim, job_id, pairs(fields)) for claim, job_id, *fields in reply)
 
     return Call("take", (model, worker, lease_seconds, headroom, capacity, max_takes, *claims), parse)
 
@@ -93,7 +80,7 @@ def begin(job_id: str, claim: str, prompt_tokens: int, *, anew: bool = False) ->
 
 def append(job_id: str, claim: str, index: int, ids: Sequence[int], text: str) -> Call[bool]:
     """Stream tokens `index`, `index + 1`, …; False if the claim is lost or tokens before them are missing."""
-    args = (job_id, claim, index, len(ids), _csv(ids), text)
+    args = (job_id, claim, index, len(ids), csv(ids), text)
     return Call("append", args, lambda reply: bool(reply[0] == "ok"))
 
 
@@ -121,10 +108,10 @@ def finish(
         json.dumps(result),
         index,
         len(ids),
-        _csv(ids),
+        csv(ids),
         text,
     )
-    args += (_or_empty(begun),)
+    args += (or_empty(begun),)
     return Call("finish", args, lambda reply: bool(reply[0] == "done"))
 
 
@@ -144,7 +131,7 @@ def release(
     charges it fails instead, with `error` (worker_lost without one).
     """
     failure = json.dumps(error) if error else ""
-    args = (job_id, claim, cause, charge, _or_empty(tokens), max_attempts, failure)
+    args = (job_id, claim, cause, charge, or_empty(tokens), max_attempts, failure)
     return Call("release", args, lambda reply: bool(reply[0] != "lost"))
 
 
@@ -229,7 +216,7 @@ def mended() -> Call[dict[str, int]]:
     """How often reconcile has mended what, since ever."""
 
     def parse(reply: Reply) -> dict[str, int]:
-        return {kind: int(count) for kind, count in _pairs(reply).items()}
+        return {kind: int(count) for kind, count in pairs(reply).items()}
 
     return Call("mended", (), parse)
 
@@ -240,12 +227,12 @@ def look(job_id: str) -> Call[Look]:
     def parse(reply: Reply) -> Look:
         if not reply:
             raise JobNotFoundError(f"there is no job {job_id}; ended jobs are kept for their retain_seconds")
-        job = Job.from_fields(_pairs(reply[0]))
+        job = Job.from_fields(pairs(reply[0]))
         if len(reply) == 1:
             return Look(job, None)
         _, position, depth, run_seconds, delayed_until, workers = reply
-        said = tuple(map(_said, workers))
-        wait = Wait(int(position), int(depth), _float(run_seconds), _float(delayed_until), said)
+        said = tuple(map(read_said, workers))
+        wait = Wait(int(position), int(depth), to_float(run_seconds), to_float(delayed_until), said)
         return Look(job, wait)
 
     return Call("look", (job_id,), parse)
@@ -260,10 +247,10 @@ def list_jobs(
         jobs = []
         for fields in reply[1:]:
             with suppress(RecordError):
-                jobs.append(Job.from_fields(_pairs(fields)))
+                jobs.append(Job.from_fields(pairs(fields)))
         return jobs, int(reply[0]) if reply[0] else None
 
-    return Call("list", (_or_empty(before), limit, status, model), parse)
+    return Call("list", (or_empty(before), limit, status, model), parse)
 
 
 def queues(models: Iterable[str]) -> Call[list[Queue]]:
@@ -275,8 +262,8 @@ def queues(models: Iterable[str]) -> Call[list[Queue]]:
             Queue(
                 model=model,
                 **dict(zip(names, map(int, counts), strict=True)),
-                oldest_wait_seconds=_float(oldest),
-                run_seconds=_float(run_seconds),
+                oldest_wait_seconds=to_float(oldest),
+                run_seconds=to_float(run_seconds),
             )
             for model, *counts, oldest, run_seconds in reply
         ]
@@ -288,7 +275,7 @@ def workers(models: Iterable[str]) -> Call[list[dict[str, Any]]]:
     """The live workers' own descriptions, with `model` and `name`."""
 
     def parse(reply: Reply) -> list[dict[str, Any]]:
-        return [{**_said(info), "name": name, "model": model} for model, name, info in reply]
+        return [{**read_said(info), "name": name, "model": model} for model, name, info in reply]
 
     return Call("workers", tuple(models), parse)
 
@@ -298,35 +285,8 @@ def read_events(positions: Mapping[str, str]) -> Call[dict[str, list[Event]]]:
 
     def parse(reply: Reply) -> dict[str, list[Event]]:
         return {
-            job_id: [Event.from_entry(entry_id, _pairs(fields)) for entry_id, fields in entries]
+            job_id: [Event.from_entry(entry_id, pairs(fields)) for entry_id, fields in entries]
             for job_id, entries in zip(positions, reply, strict=True)
         }
 
     return Call("read", tuple(part for item in positions.items() for part in item), parse)
-
-
-def _pairs(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _said(text: str) -> dict[str, Any]:
-    """What a worker says of itself, or nothing where that is not what a worker says."""
-    try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(said, dict) or not isinstance(said.get("gate") or {}, dict):
-        return {}
-    return said if all(isinstance(said.get(name, 0), int) for name in ("slots", "running")) else {}
-
-
-def _csv(ids: Sequence[int]) -> str:
-    return ",".join(map(str, ids))
-
-
-def _or_empty(number: float | None) -> str | float:
-    return "" if number is None else number
-
-
-def _float(text: str) -> float | None:
-    return float(text) if text else None

@@ -7,6 +7,7 @@ import secrets
 from typing import Any, TypeVar
 
 from nowserving import verb
+from nowserving.call import Call
 from nowserving.errors import (
     ClaimLostError,
     EngineError,
@@ -112,7 +113,7 @@ class Generation:
         if not lease.lost.is_set() and piece.ids:
             self._write(lease, verb.append(lease.job_id, lease.claim, piece.index, piece.ids, piece.text))
 
-    def _write(self, lease: Lease, call: verb.Call[bool]) -> None:
+    def _write(self, lease: Lease, call: Call[bool]) -> None:
         """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""
         try:
             if not self._patiently(lease, call):
@@ -177,7 +178,7 @@ class Generation:
             return "lost"
         return cause
 
-    def _patiently(self, lease: Lease, call: verb.Call[T]) -> T:
+    def _patiently(self, lease: Lease, call: Call[T]) -> T:
         """Send until Redis answers, or the lease ends: then nothing that this claim writes would count."""
         pause = RETRY_SECONDS
         while True:

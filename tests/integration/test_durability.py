@@ -11,6 +11,7 @@ import pytest
 
 from nowserving import keys, verb
 from nowserving.answer import Enqueued
+from nowserving.call import Call
 from nowserving.errors import QueueFullError
 from nowserving.job import Submission, fields_of, new_job_id
 from nowserving.store import AsyncStore, connect_async
@@ -51,7 +52,7 @@ def run(redis_url: str, body: Callable[[AsyncStore], Awaitable[None]], seconds: 
     asyncio.run(main())
 
 
-def enqueue(job_id: str = "", max_depth: int = 10_000) -> verb.Call[Enqueued]:
+def enqueue(job_id: str = "", max_depth: int = 10_000) -> Call[Enqueued]:
     submission = Submission.model_validate({"model": MODEL, "input": {"prompt": "hello"}})
     return verb.enqueue(job_id or new_job_id(), MODEL, fields_of(submission, 1), max_depth=max_depth)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from nowserving import keys, verb
+from nowserving import keys
+from nowserving.call import Call
 from nowserving.errors import TooManyWaitersError
 from nowserving.events import Hub, Watch
 from nowserving.store import AsyncStore, Store, connect, connect_async
@@ -188,7 +189,7 @@ def test_a_read_begun_before_an_event_is_not_shared_with_who_heard_of_it(
         store, gate = hub._store, asyncio.Event()
         read_now = store.run
 
-        async def run_late(call: verb.Call[Any]) -> Any:
+        async def run_late(call: Call[Any]) -> Any:
             answer = await read_now(call)
             await gate.wait()
             return answer

@@ -10,6 +10,7 @@ import pytest
 
 from nowserving import verb
 from nowserving.answer import Enqueued, Look
+from nowserving.call import Call
 from nowserving.errors import JobNotFoundError, StoreUnavailableError
 from nowserving.job import Submission, fields_of, new_job_id
 from nowserving.store import API_TOTAL_SECONDS, TRIPS, AsyncStore, connect_async
@@ -29,7 +30,7 @@ def run(redis_url: str, body: Callable[[AsyncStore], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def enqueue(job_id: str) -> verb.Call[Enqueued]:
+def enqueue(job_id: str) -> Call[Enqueued]:
     submission = Submission.model_validate({"model": MODEL, "input": {"prompt": "hello"}})
     return verb.enqueue(job_id, MODEL, fields_of(submission, 1), max_depth=10_000)
 
@@ -57,7 +58,7 @@ def test_a_call_made_as_the_last_trips_end_is_no_exception(redis_url: str, monke
             return [Arrived("done", None)] * len(batch)
 
         async def client(calls: int) -> list[str]:
-            return [await store.run(verb.Call("look", (), str)) for _ in range(calls)]
+            return [await store.run(Call("look", (), str)) for _ in range(calls)]
 
         monkeypatch.setattr(store._trips, "_send", send)
         clients = []
