@@ -18,6 +18,9 @@ def test_worker_is_celerys_own_command_with_the_redis_key_as_its_queue() -> None
     assert command[1:3] == ["-m", "celery"]
     assert command[command.index("-Q") + 1] == "nowserving:queue:smollm2"
     assert command[command.index("-n") + 1] == f"smollm2-{os.getpid()}@%h"
+    second = worker_command("smollm2", "smollm2-2")
+    assert second[second.index("-Q") + 1] == "nowserving:queue:smollm2"
+    assert second[second.index("-n") + 1] == f"smollm2-2-{os.getpid()}@%h"
 
 
 def test_api_is_uvicorns_own_command() -> None:
@@ -58,9 +61,10 @@ def test_a_missing_extra_is_named() -> None:
 def test_children_get_what_options_changed_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    settings = load_settings(port=1234, models_file=Path("models.toml"), data_dir=Path("data"))
+    settings = load_settings(port=1234, models_file=Path("models.toml"), data_dir=Path("data"), lease_seconds=2)
     env = environment(settings, tmp_path / "root")
     assert env["NOWSERVING_PORT"] == "1234"
+    assert load_settings().lease_seconds != float(env["NOWSERVING_LEASE_SECONDS"]) == 2
     assert env["NOWSERVING_MODELS_FILE"] == str(tmp_path / "models.toml")
     assert env["NOWSERVING_DATA_DIR"] == str(tmp_path / "data")
     assert env["PYTHONPATH"] == f"{tmp_path / 'root'}{os.pathsep}/elsewhere"
