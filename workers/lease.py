@@ -117,9 +117,13 @@ class Leases:
         self.lose([lease.claim for lease in expired])
 
     def seconds_to_deadline(self) -> float:
-        """Until the first of them ends. A lease made later ends later, so nothing is missed by sleeping so long."""
-        deadlines = [lease.deadline for lease in self.jobs() if not lease.lost.is_set()]
-        return max(0.0, min(deadlines) - self._clock()) if deadlines else self.lease_seconds
+        """Until the first of them ends. A lease made later ends later, so nothing is missed by sleeping so long.
+
+        One whose take is still under way counts: it may be a job by then.
+        """
+        now = self._clock()
+        leases = [lease for lease in self.all() if not lease.lost.is_set() and (lease.taken or lease.deadline > now)]
+        return max(0.0, min(lease.deadline for lease in leases) - now) if leases else self.lease_seconds
 
     def stale(self, seconds: float) -> list[Lease]:
         """Jobs taken so long ago and still begun by no task: Celery has lost or refused the message."""

@@ -182,6 +182,10 @@ def test_an_engine_that_cannot_resume_begins_anew_and_says_so(store: Store) -> N
     assert store.run(verb.append(job_id, "b", 0, [7], "x"))
     kinds = ["started", "token", "queued", "started", "restarted", "token"]
     assert [kind for kind, _ in texts(store, job_id)] == kinds
+    store.run(verb.cancel(job_id))
+    output = look(store, job_id).output
+    assert output is not None
+    assert output["text"] == "x"
 
 
 def test_leases_are_reaped_only_while_the_vigil_lasts(store: Store) -> None:

@@ -82,3 +82,23 @@ def test_whatever_fits_the_headroom_keeps_both_bounds(used: int, budget: int, ru
         most = (verdict.headroom,) * verdict.jobs
         assert cost((*running, *most)) <= budget
         assert cost(most) <= reading.limit_bytes - used
+
+
+@given(
+    st.integers(0, 12_000),
+    st.integers(0, 2_000),
+    st.integers(0, 12_000),
+    st.lists(st.integers(1, 100), max_size=6),
+    st.integers(0, 8),
+)
+def test_a_fuller_worker_is_never_let_take_more(
+    used: int, more: int, budget: int, running: list[int], slots: int
+) -> None:
+    reading = replace(OPEN, used_bytes=used, budget_bytes=budget, running=tuple(running), slots=slots)
+    emptier, fuller = decide(reading, cost), decide(replace(reading, used_bytes=used + more), cost)
+    for verdict in (emptier, fuller):
+        assert (verdict.closed is None) == (verdict.headroom > 0)
+        assert verdict.closed or 1 <= verdict.jobs <= slots - len(running)
+    assert fuller.headroom <= emptier.headroom
+    assert fuller.closed or fuller.jobs <= emptier.jobs
+    assert not emptier.closed or fuller.closed

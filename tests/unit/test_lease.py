@@ -65,6 +65,17 @@ def test_a_claim_whose_take_is_under_way_is_named_but_no_job(leases: Leases, clo
     assert leases.jobs() == []
 
 
+def test_a_deadline_is_not_slept_over_though_the_take_is_answered_late(leases: Leases, clock: Clock) -> None:
+    leases.add(["a"])
+    clock.now += 6
+    assert leases.seconds_to_deadline() == 4
+    leases.fill(Taken("a", "job_a", {"tokens": "5"}))
+    assert leases.seconds_to_deadline() == 4
+    clock.now += 4
+    leases.lose_expired()
+    assert leases.seconds_to_deadline() == 10
+
+
 def test_a_job_that_no_task_begins_is_stale(leases: Leases, clock: Clock) -> None:
     taken(leases, "a")
     taken(leases, "b")
