@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from ulid import ULID
 
 from nowserving.errors import InvalidInputError, JobNotRetryableError, RecordError
@@ -225,21 +225,27 @@ class Job:
             raise RecordError(f"the record of {fields.get('id', 'a job')} cannot be read: {error!r}") from error
 
     def to_submission(self) -> Submission:
-        """The same job once more, as a client would submit it: its seed is kept. Raises JobNotRetryableError."""
+        """The same job once more, as a client would submit it: its seed is kept.
+
+        Raises JobNotRetryableError, or RecordError if no client could have submitted it.
+        """
         if not self.status.terminal or self.status is Status.SUCCEEDED:
             raise JobNotRetryableError(
                 f"{self.id} is {self.status}; what may be retried has failed, expired or been canceled"
             )
-        return Submission(
-            model=self.model,
-            input=self.input,
-            parameters=self.parameters,
-            lane=self.lane,
-            start_within_seconds=self.start_within_seconds,
-            timeout_seconds=self.timeout_seconds,
-            retain_seconds=self.retain_seconds,
-            metadata=self.metadata,
-        )
+        try:
+            return Submission(
+                model=self.model,
+                input=self.input,
+                parameters=self.parameters,
+                lane=self.lane,
+                start_within_seconds=self.start_within_seconds,
+                timeout_seconds=self.timeout_seconds,
+                retain_seconds=self.retain_seconds,
+                metadata=self.metadata,
+            )
+        except ValidationError as error:
+            raise RecordError(f"the record of {self.id} cannot be submitted again: {error!r}") from error
 
 
 def fields_of(submission: Submission, seed: int, retry_of: str | None = None) -> dict[str, str]:

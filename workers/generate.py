@@ -66,6 +66,9 @@ class Generation:
 
     def _prompt(self, lease: Lease, job: Job) -> Prompt:
         made = self._made(lease, job) if job.generated and self._resumes else []
+        if len(made) != job.generated:
+            # The engine cannot resume, or a stranger has been at the stream.
+            lease.anew, made = True, []
         return Prompt(job.id, job.input, job.parameters, job.timeout_seconds - job.ran_seconds, tuple(made))
 
     def _made(self, lease: Lease, job: Job) -> list[int]:
@@ -109,7 +112,7 @@ class Generation:
 
     def _pass_on(self, lease: Lease, piece: Piece) -> None:
         if not lease.lost.is_set() and piece.begun is not None:
-            self._write(lease, verb.begin(lease.job_id, lease.claim, piece.begun, anew=not self._resumes))
+            self._write(lease, verb.begin(lease.job_id, lease.claim, piece.begun, anew=lease.anew))
         if not lease.lost.is_set() and piece.ids:
             self._write(lease, verb.append(lease.job_id, lease.claim, piece.index, piece.ids, piece.text))
 
@@ -144,7 +147,7 @@ class Generation:
         last: dict[str, Any] = {}
         if rest:
             begun = rest.begun
-            if begun is not None and not self._resumes:
+            if begun is not None and lease.anew:
                 self._write(lease, verb.begin(lease.job_id, lease.claim, begun, anew=True))
                 begun = None
             last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": begun}

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Lease:
-    """One claim. `lost` is set once it is no longer valid; `stop` then makes the engine drop the job.
+    """One claim. `lost` is set once it is no longer valid; `stop` then makes the engine drop the job. `anew`: what an
+    earlier attempt has made cannot be gone on from.
 
     Times are of this process's monotonic clock, in seconds.
     """
@@ -28,6 +29,7 @@ class Lease:
     taken: Taken | None = None
     tokens: int = 0
     begun: bool = False
+    anew: bool = False
     lost: threading.Event = field(default_factory=threading.Event)
     handed_back: threading.Event = field(default_factory=threading.Event)
     stop: Callable[[], None] = lambda: None

@@ -27,7 +27,7 @@ from nowserving.job import Status
 from nowserving.settings import Settings, load_settings
 
 MODEL = "smollm2"
-MODELS = f'[models.{MODEL}]\nengine = "transformers"\nsource = "builtin:smollm2"\nslots = 4\n'
+MODELS = f'[models.{MODEL}]\nengine = "transformers"\nsource = "builtin:smollm2"\nslots = 4\ndtype = "float32"\n'
 """Fewer slots than jobs: two of them are seen to wait."""
 KILLED = 1
 """Which of the chats is run once more: one with a long answer."""

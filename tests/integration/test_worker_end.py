@@ -222,6 +222,18 @@ def test_an_error_that_may_pass_is_tried_again_and_in_the_end_told(
     eventually(lambda: look(live, good).status is Status.SUCCEEDED)
 
 
+def test_a_job_whose_stream_a_stranger_has_cut_begins_anew(live: Store, start: Start, eventually: Eventually) -> None:
+    first = start(drain_seconds=0)
+    job_id = enqueue(live, parameters=LONG)
+    eventually(lambda: look(live, job_id).generated > 2, 30)
+    first.send(signal.SIGTERM)
+    assert first.wait(10) == 0
+    live.client.xtrim(keys.events(job_id), maxlen=2, approximate=False)
+    start()
+    eventually(lambda: look(live, job_id).status is Status.SUCCEEDED, 30)
+    assert (look(live, job_id).takes, look(live, job_id).generated) == (2, TOKENS)
+
+
 def test_readers_are_told_when_an_engine_cannot_resume(live: Store, start: Start, eventually: Eventually) -> None:
     catalog = hazard("Forgetful", source="noop:20@0.1")
     first = start(catalog, drain_seconds=0)
