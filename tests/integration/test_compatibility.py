@@ -22,7 +22,7 @@ from nowserving.store import Store, connect
 from tests.api_process import ApiProcess
 from tests.child_process import ROOT
 from tests.invariant import story
-from tests.worker_process import MODEL, WorkerProcess, look, noop, ready, workers
+from tests.worker_process import MODEL, WorkerProcess, look, noop, ready, statuses
 
 Eventually = Callable[..., None]
 
@@ -81,31 +81,40 @@ def read(url: str, job_id: str) -> tuple[list[int], str, list[str]]:
     return indexes, text, ends
 
 
-@pytest.mark.parametrize("new_api", [True, False], ids=["new API", "previous API"])
+@pytest.mark.parametrize("new_first", [True, False], ids=["new worker first", "previous worker first"])
 def test_both_versions_work_side_by_side(
-    live: Store, redis_url: str, older: Path, tmp_path: Path, eventually: Eventually, new_api: bool
+    live: Store, redis_url: str, older: Path, tmp_path: Path, eventually: Eventually, new_first: bool
 ) -> None:
     settings = {"lease_seconds": 2}
-    api = ApiProcess(redis_url, tmp_path, SOURCE, **settings)
-    first, second = (WorkerProcess(redis_url, tmp_path, SOURCE, **settings) for _ in range(2))
-    # The worker that is killed is of another version than the API, and the one that takes over is of another still.
-    (first if new_api else api).root = older
-    if not new_api:
-        second.root = older
-    with api, first, ThreadPoolExecutor(8) as pool, Client(api.url, retry_seconds=20) as client:
+    apis = [ApiProcess(redis_url, tmp_path, SOURCE, **settings) for _ in range(2)]
+    first, second, third = (WorkerProcess(redis_url, tmp_path, SOURCE, **settings) for _ in range(3))
+    # What one version has begun the other goes on with, twice.
+    for process in (apis[1], *([second] if new_first else [first, third])):
+        process.root = older
+    with apis[0], apis[1], first, ThreadPoolExecutor(8) as pool:
+        clients = [Client(api.url, retry_seconds=20) for api in apis]
         eventually(lambda: ready(live), 30)
-        ids = [client.submit(MODEL, prompt="hello", max_new_tokens=TOKENS).id for _ in range(8)]
-        readers = [pool.submit(read, api.url, job_id) for job_id in ids]
+        ids = [clients[i % 2].submit(MODEL, prompt="hello", max_new_tokens=TOKENS).id for i in range(8)]
+        readers = [pool.submit(read, apis[i // 2 % 2].url, job_id) for i, job_id in enumerate(ids)]
         eventually(lambda: sum(look(live, job_id).generated > 3 for job_id in ids) >= 4, 20)
-        with second:
-            eventually(lambda: len(workers(live)) == 2 and ready(live, 2), 30)
-            first.kill()
-            for job_id in ids:
+        first.kill()
+        # No worker lives: the tick that the two APIs share lets the jobs go back.
+        eventually(lambda: statuses(live, ids) == {"queued": 8}, 15)
+        with second, third:
+            eventually(lambda: len({look(live, job_id).worker for job_id in ids} - {None}) == 2, 30)
+            made = {job_id: look(live, job_id).generated for job_id in ids}
+            eventually(lambda: all(look(live, job_id).generated > made[job_id] + 3 for job_id in ids), 20)
+            second.kill()
+            for client, job_id in zip(clients * 4, ids, strict=True):
                 assert client.wait(job_id, 60).status is Status.SUCCEEDED
-            late = [client.submit(MODEL, prompt="hello", max_new_tokens=TOKENS).id for _ in range(4)]
-            client.cancel(late[-1])
-            assert [client.wait(job_id, 60).status for job_id in late] == ["succeeded"] * 3 + ["canceled"]
+            late = [client.submit(MODEL, prompt="hello", max_new_tokens=TOKENS).id for client in clients * 2]
+            clients[0].cancel(late[3])
+            clients[1].cancel(late[2])
+            found = [client.wait(job_id, 60).status for client, job_id in zip(clients * 2, late, strict=True)]
+            assert found == ["succeeded"] * 2 + ["canceled"] * 2
             seen = [reader.result(30) for reader in readers]
-    assert any(look(live, job_id).takes > 1 for job_id in ids), "the kill has hit no running job"
+        for client in clients:
+            client.close()
+    assert sum(look(live, job_id).takes for job_id in ids) >= 16, "the kills have hit too few running jobs"
     assert seen == [(list(range(TOKENS)), TEXT, ["succeeded"])] * 8
     assert [story(live, job_id) for job_id in ids] == [(TOKENS, TEXT, 1)] * 8
