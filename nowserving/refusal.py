@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 FULL = "OOM"
 FORGOTTEN = "NOSCRIPT"
-DEMOTED = frozenset({"READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED"})
-"""What a server answers that is no primary any more, or is cut off from its replicas: another one may be by now."""
-PASSING = DEMOTED | {FORGOTTEN, "LOADING", "MISCONF", "BUSY"}
-"""What goes away by itself: a failover, a start, a full disk, a script that still runs."""
+DEMOTED = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
+"""What a server answers that is no primary any more, or just stops to be one: another is by now."""
+PASSING = DEMOTED | {FORGOTTEN, "LOADING", "NOREPLICAS", "MISCONF", "BUSY"}
+"""What goes away by itself: a failover, a start, a missing replica, a full disk, a script that still runs."""
 
 # A script's error comes with the code in front, or before Redis 7 with ": -CODE" somewhere in a longer sentence.
 _CODE = re.compile(r"(?:^|: -)([A-Z]+) ")
