@@ -50,7 +50,7 @@ async def read_entry(front: Front, request: Request) -> Entry:
     return Entry(new_job_id(), submission, key, fingerprint(asked) if key else "-")
 
 
-def renew_entry(front: Front, job: Job, idempotency_key: str) -> Entry:
+def retry_entry(front: Front, job: Job, idempotency_key: str) -> Entry:
     """An ended job once more, as a new one. Raises JobNotRetryableError, ProblemError or UnknownModelError."""
     submission = admit(job.to_submission(), front.catalog)
     return Entry(new_job_id(), submission, idempotency_key, f"retry:{job.id}", retry_of=job.id)
@@ -59,7 +59,7 @@ def renew_entry(front: Front, job: Job, idempotency_key: str) -> Entry:
 async def accept(front: Front, entry: Entry) -> Accepted:
     """Queue the job, or find the one its key made before. Raises ProblemError when the queue is full."""
     submission, settings = entry.submission, front.settings
-    fields = fields_of(submission, 0, entry.retry_of)
+    fields = fields_of(submission, seed=0, retry_of=entry.retry_of)
     call = verb.enqueue(
         entry.job_id,
         submission.model,

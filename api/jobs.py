@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.accept import Accepted, Entry, accept, read_entry, renew_entry
+from api.accept import Accepted, Entry, accept, read_entry, retry_entry
 from api.admission import retry_when_accepted_seconds
 from api.answer import answer_json, answer_look, describe_job
 from api.front import front_of
@@ -124,7 +124,7 @@ async def retry(request: Request, job_id: str) -> Response:
     key = read_idempotency_key(request.headers.get("idempotency-key"))
     await front.pulse.ensure()
     found = await front.store.run(verb.look(job_id))
-    entry = renew_entry(front, found.job, key)
+    entry = retry_entry(front, found.job, key)
     return _answer_accepted(entry, await accept(front, entry))
 
 

@@ -94,10 +94,11 @@ def finish(
     ids: Sequence[int] = (),
     text: str = "",
     begun: int | None = None,
+    anew: bool = False,
 ) -> Call[bool]:
     """End the job with its last tokens; `result` is the output, or the error if it failed. False if lost.
 
-    `begun` takes the place of `begin` for a job that began and ended at once: its prompt's tokens.
+    `begun` and `anew` take the place of `begin` for a job that began and ended at once: its prompt's tokens.
     """
     detail = "error" if status is Status.FAILED else "output"
     args: Args = (
@@ -111,7 +112,7 @@ def finish(
         csv(ids),
         text,
     )
-    args += (or_empty(begun),)
+    args += (or_empty(begun), int(anew))
     return Call("finish", args, lambda reply: bool(reply[0] == "done"))
 
 

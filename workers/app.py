@@ -132,7 +132,7 @@ def _deliver(consumer: Consumer, worker: Worker, leases: list[Lease]) -> None:
             log.exception("%s could not be handed to Celery", lease.job_id)
             delivered = False
         if not delivered:
-            worker.give_back(lease)
+            worker.give_back(lease, "not_consuming")
 
 
 @signals.worker_shutting_down.connect
@@ -142,7 +142,7 @@ def drain(how: str = "Warm", **_: Any) -> None:
         _worker.stop_soon(at_once=how == "Cold")
 
 
-class Drain(bootsteps.StartStopStep):
+class DrainStep(bootsteps.StartStopStep):
     """Drains before Celery waits for its pool, however the worker was told to stop (a remote `shutdown`, too)."""
 
     requires = ("celery.worker.components:Pool",)
@@ -153,7 +153,7 @@ class Drain(bootsteps.StartStopStep):
             _worker.drain()
 
 
-app.steps["worker"].add(Drain)
+app.steps["worker"].add(DrainStep)
 
 
 @signals.worker_shutdown.connect

@@ -20,7 +20,7 @@ EXIT_SECONDS = 4.0
 
 
 class Drain:
-    """Runs once. `works` says whether the engine's loop still turns; `give_back` releases a job that no task has begun;
+    """Runs once. `turns` says whether the engine's loop still turns; `give_back` releases a job that no task has begun;
     `sign_off` takes the worker's name out of all keys, which hands back whatever it still holds.
     """
 
@@ -28,13 +28,13 @@ class Drain:
         self,
         leases: Leases,
         seconds: float,
-        works: Callable[[], bool],
-        give_back: Callable[[Lease], None],
+        turns: Callable[[], bool],
+        give_back: Callable[[Lease, str], None],
         sign_off: Callable[[], None],
     ) -> None:
         self.exit_code = 0
         self._leases, self._seconds = leases, seconds
-        self._works, self._give_back, self._sign_off = works, give_back, sign_off
+        self._turns, self._give_back, self._sign_off = turns, give_back, sign_off
         self._hurried = False
         self._over = threading.Event()
 
@@ -45,21 +45,21 @@ class Drain:
     def run(self) -> None:
         """Let jobs finish, hand back the rest, sign off."""
         until = time.monotonic() + self._seconds
-        while self._begun() and time.monotonic() < until and not self._hurried and self._works():
+        while self._begun() and time.monotonic() < until and not self._hurried and self._turns():
             self._leases.wait_for_change(LOOK_SECONDS)
         for lease in self._leases.jobs():
-            lease.handed_back.set()
+            lease.handed_back = True
             if lease.begun:
                 lease.stop()
             else:
-                self._give_back(lease)
+                self._give_back(lease, "drained")
         until = time.monotonic() + HAND_BACK_SECONDS
-        while self._begun() and time.monotonic() < until and self._works():
+        while self._begun() and time.monotonic() < until and self._turns():
             self._leases.wait_for_change(LOOK_SECONDS)
         exit_timer = threading.Timer(EXIT_SECONDS, lambda: os._exit(self.exit_code))
         exit_timer.daemon = True
         exit_timer.start()
-        if self._works():
+        if self._turns():
             self._sign_off()
         else:
             # Its jobs go back when their leases lapse, with the charges that stand: one of them may have done this.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from nowserving import verb
@@ -102,7 +103,7 @@ class Generation:
             self._engine.submit(prepared, inbox)
         except EngineError as error:
             inbox.ended(Ended(FinishReason.ERROR, "", len(prepared.prompt_ids), 0, error))
-        if lease.lost.is_set() or lease.handed_back.is_set():
+        if lease.lost.is_set() or lease.handed_back:
             lease.stop()
         while True:
             piece = inbox.next()
@@ -118,11 +119,10 @@ class Generation:
 
     def _write(self, lease: Lease, call: Call[bool]) -> None:
         """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""
-        try:
-            if not self._patiently(lease, call):
-                self._leases.lose([lease.claim])
-        except ClaimLostError:
-            self._leases.lose([lease.claim])
+        with suppress(ClaimLostError):
+            if self._patiently(lease, call):
+                return
+        self._leases.lose([lease.claim])
 
     def _finish(self, lease: Lease, ended: Ended, rest: Piece) -> str:
         if lease.lost.is_set():
@@ -146,11 +146,7 @@ class Generation:
     def _end(self, lease: Lease, status: Status, result: dict[str, Any], rest: Piece | None) -> str:
         last: dict[str, Any] = {}
         if rest:
-            begun = rest.begun
-            if begun is not None and lease.anew:
-                self._write(lease, verb.begin(lease.job_id, lease.claim, begun, anew=True))
-                begun = None
-            last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": begun}
+            last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun, "anew": lease.anew}
         call = verb.finish(lease.job_id, lease.claim, status, result, **last)
         try:
             return status.value if self._patiently(lease, call) else "lost"

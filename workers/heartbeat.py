@@ -28,7 +28,7 @@ HANDOVER_SECONDS = 5.0
 
 
 class Heartbeat:
-    """Beats until stopped. `describe` is asked for (draining, blocked, info) before each beat; `progressing` says
+    """Beats until stopped. `describe` is asked for (draining, blocked, info) before each beat; `turns` says
     whether the engine's loop still turns: if not, nothing is renewed, and others get the jobs when the leases end.
     """
 
@@ -40,11 +40,11 @@ class Heartbeat:
         worker: str,
         max_attempts: int,
         describe: Callable[[], tuple[bool, bool, dict[str, Any]]],
-        progressing: Callable[[], bool],
+        turns: Callable[[], bool],
     ) -> None:
         self._store, self._leases = store, leases
         self._model, self._worker, self._max_attempts = model, worker, max_attempts
-        self._describe, self._progressing = describe, progressing
+        self._describe, self._turns = describe, turns
         self._kicked, self._stopping = threading.Event(), threading.Event()
         self._vigil = Vigil(leases.lease_seconds)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -87,7 +87,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """One renew and what follows from it. Raises StoreUnavailableError."""
-        if not self._progressing():
+        if not self._turns():
             log.error("the engine's loop makes no progress: leases are not renewed")
             return
         draining, blocked, info = self._describe()

@@ -31,7 +31,7 @@ class Lease:
     begun: bool = False
     anew: bool = False
     lost: threading.Event = field(default_factory=threading.Event)
-    handed_back: threading.Event = field(default_factory=threading.Event)
+    handed_back: bool = False
     stop: Callable[[], None] = lambda: None
 
 

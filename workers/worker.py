@@ -64,7 +64,7 @@ class Worker:
             self._describe,
             self._turns,
         )
-        self._drain = Drain(self.leases, settings.drain_seconds, self._turns, self._return, self._sign_off)
+        self._drain = Drain(self.leases, settings.drain_seconds, self._turns, self.give_back, self._sign_off)
         self._taker: Taker | None = None
 
     def start(
@@ -154,11 +154,8 @@ class Worker:
             self._engine.close()
         self._store.close()
 
-    def give_back(self, lease: Lease) -> None:
-        """Celery cannot run this job now: it goes back to the queue."""
-        self._return(lease, "not_consuming")
-
-    def _return(self, lease: Lease, cause: str = "drained") -> None:
+    def give_back(self, lease: Lease, cause: str) -> None:
+        """A job that no task has begun goes back to the queue."""
         if self._taker:
             self._taker.give_back(lease, cause)
 

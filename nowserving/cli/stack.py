@@ -25,7 +25,7 @@ from nowserving.settings import Settings
 REDIS_START_SECONDS = 60.0
 REDIS_STOP_SECONDS = 10.0
 DRAIN_MARGIN_SECONDS = 5.0
-HAND_BACK_SECONDS = 6.0
+WORKER_HURRY_SECONDS = 6.0
 """What a worker gets after the second signal: 1 s to hand back its jobs, and 4 s more after which it ends itself."""
 HURRY_SECONDS = 2.0
 """What the API and Redis get then."""
@@ -114,7 +114,7 @@ class Stack:
         With `hurry`, and from a second signal on, workers hand back their jobs at once.
         """
         drain_seconds = self._settings.drain_seconds + DRAIN_MARGIN_SECONDS
-        self._end([*self._workers.values()], drain_seconds, HAND_BACK_SECONDS, hurry)
+        self._end([*self._workers.values()], drain_seconds, WORKER_HURRY_SECONDS, hurry)
         self._end([self._api], command.GRACE_SECONDS + 2, HURRY_SECONDS)
         self._end([self._redis], REDIS_STOP_SECONDS, HURRY_SECONDS)
         self._held.close()

@@ -1,6 +1,6 @@
 -- End a running job with its last tokens and its result, in one step.
 -- ARGV: now, id, claim, status, 'output' or 'error', its JSON, index of the first last token, count, ids, text,
---       prompt_tokens ('' unless it began only now: a job this short needs no begin of its own)
+--       prompt_tokens ('' unless it began only now: a job this short needs no begin of its own), anew as in begin
 -- Answers: {'done', status} · {'lost'}
 -- Promises: one terminal status and one terminal event a job; the claim that ended it gets the same answer again.
 even_if_full()
@@ -9,7 +9,7 @@ local job = read(id)
 if not job then return {'lost'} end
 if job.finished_by == claim then return {'done', job.status} end
 if job.claim ~= claim then return {'lost'} end
-if ARGV[11] ~= '' then start(id, job, ARGV[11]) end
+if ARGV[11] ~= '' then start(id, job, ARGV[11], ARGV[12] == '1') end
 local first, count = tonumber(ARGV[7]), tonumber(ARGV[8])
 if first == job.generated and (count > 0 or ARGV[10] ~= '') then
   stream(id, job, first, count, ARGV[9], ARGV[10])

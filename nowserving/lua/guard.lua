@@ -1,4 +1,5 @@
--- Put before the prelude: what strangers leave in our keys must stop no script, and must not be met again and again.
+-- Put before the prelude: what strangers leave in our keys must stop no script, and must not be met again and again:
+-- it is set aside also in a script that promises to change nothing.
 -- What is kept of it: so many entries of `dead` (MORE counts the rest), so many elements of a list, so many bytes of each.
 local KEPT = {dead = 1000, elements = 100, bytes = 200}
 local LARGEST, MORE = 2 ^ 52, '(more)'
@@ -29,12 +30,16 @@ local function printable(bytes)
   end))
 end
 
+local function add(key, field, count)
+  redis.call('HSET', key, field, (number(redis.call('HGET', key, field)) or 0) + count)
+end
+
 -- Counts something mended, for good and for this script's answer.
 local mended = {}
 local function note(kind, what)
   mended[#mended + 1] = kind
   mended[#mended + 1] = printable(what)
-  redis.call('HSET', MENDED, kind, (number(redis.call('HGET', MENDED, kind)) or 0) + 1)
+  add(MENDED, kind, 1)
 end
 
 -- Keeps what is no job of ours with the reason, or only counts it when so much is kept already.
@@ -43,7 +48,7 @@ local function bury(model, what, why)
   if redis.call('HLEN', key) < KEPT.dead or redis.call('HEXISTS', key, field) == 1 then
     redis.call('HSET', key, field, printable(why))
   else
-    redis.call('HSET', key, MORE, (number(redis.call('HGET', key, MORE)) or 0) + 1)
+    add(key, MORE, 1)
   end
 end
 
@@ -68,9 +73,6 @@ function put_right(key)
   for i, value in ipairs(kept) do
     bury(model, key .. ' ' .. at .. ' ' .. i, 'in a ' .. kind .. ' of that name: ' .. value)
   end
-  local dead = DEAD .. model
-  if count > #kept then
-    redis.call('HSET', dead, MORE, (number(redis.call('HGET', dead, MORE)) or 0) + count - #kept)
-  end
+  if count > #kept then add(DEAD .. model, MORE, count - #kept) end
   note('wrong_type', key)
 end

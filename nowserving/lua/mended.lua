@@ -1,4 +1,4 @@
--- How often reconcile has mended what.
+-- How often what was mended, by reconcile or by guard.lua.
 -- ARGV: now
 -- Answers: {kind, count, …}
 -- Promises: changes nothing.

@@ -14,7 +14,7 @@ local function even_if_full() redis.call('HDEL', SEQUENCE .. ':none', '-') end
 
 local function stamp(seconds) return string.format('%.6f', seconds) end
 
-local FIELDS = {'v', 'id', 'model', 'status', 'lane', 'sequence', 'tokens', 'claim', 'worker', 'taken_at', 'started_at',
+local FIELDS = {'v', 'id', 'model', 'status', 'lane', 'sequence', 'tokens', 'claim', 'worker', 'taken_at',
   'ran_seconds', 'retain_seconds', 'start_by', 'attempt', 'charged', 'begun', 'takes', 'generated', 'prompt_tokens',
   'finished_by', 'lease', 'suspect'}
 local STATUSES = {queued = true, running = true, succeeded = true, failed = true, canceled = true, expired = true}
@@ -179,15 +179,21 @@ end
 -- A job's stream is told anew, in short, so long after its end; by then its live readers have read it.
 local COLLAPSE_SECONDS = 30
 
--- The one way into a terminal status. `detail` is 'output' or 'error', `json` its value.
-local function close(id, job, status, detail, json)
+-- From now on an ended job is kept for its retain_seconds.
+local function keep(id, job)
   local retain = math.max(1, math.ceil(job.retain_seconds))
-  redis.call('HSET', JOB .. id, 'status', status, 'finished_at', stamp(now), detail, json)
-  emit(id, status, detail, json)
-  redis.call('PUBLISH', ENDED, id)
   redis.call('ZADD', FINISHED, now + retain, id)
   redis.call('EXPIRE', JOB .. id, retain)
   redis.call('EXPIRE', EVENTS .. id, retain)
+  return retain
+end
+
+-- The one way into a terminal status. `detail` is 'output' or 'error', `json` its value.
+local function close(id, job, status, detail, json)
+  redis.call('HSET', JOB .. id, 'status', status, 'finished_at', stamp(now), detail, json)
+  emit(id, status, detail, json)
+  redis.call('PUBLISH', ENDED, id)
+  local retain = keep(id, job)
   -- Three events are as short as it gets: started, one token event, the end.
   if retain > COLLAPSE_SECONDS and redis.call('XLEN', EVENTS .. id) > 3 then
     redis.call('ZADD', COLLAPSE, now + COLLAPSE_SECONDS, id)

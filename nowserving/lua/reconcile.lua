@@ -48,10 +48,7 @@ end
 
 local function check_ended(id, job)
   if redis.call('TTL', JOB .. id) < 0 or not redis.call('ZSCORE', FINISHED, id) then
-    local retain = math.max(1, math.ceil(job.retain_seconds))
-    redis.call('ZADD', FINISHED, now + retain, id)
-    redis.call('EXPIRE', JOB .. id, retain)
-    redis.call('EXPIRE', EVENTS .. id, retain)
+    keep(id, job)
     note('ended_kept', id)
   end
 end

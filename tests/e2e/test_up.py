@@ -15,7 +15,7 @@ import pytest
 
 from nowserving import verb
 from nowserving.answer import Queue
-from nowserving.cli.stack import HAND_BACK_SECONDS
+from nowserving.cli.stack import WORKER_HURRY_SECONDS
 from nowserving.client import Client
 from nowserving.job import Job, Status
 from nowserving.store import Store, connect
@@ -135,7 +135,7 @@ def test_a_second_signal_hands_running_jobs_back_at_once(tmp_path: Path) -> None
         up.send(signal.SIGINT)
         told_at = time.monotonic()
         assert up.wait() == 0
-        assert time.monotonic() - told_at < HAND_BACK_SECONDS
+        assert time.monotonic() - told_at < WORKER_HURRY_SECONDS
         assert up.children() == {}
     jobs, queue = read_data(tmp_path, ids)
     assert [job.status for job in jobs] == [Status.QUEUED] * 3
