@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 LEAST_SECONDS = 2.0
 """A step stays under a second; a machine that does other things besides may take longer."""
-
-
 LOOKS = 4
 """Of no single gap between two looks counts more than this part of the limit."""
 
