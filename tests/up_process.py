@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -106,9 +107,15 @@ def make_env(folder: Path) -> Mapping[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("NOWSERVING_")}
     path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     if os.environ.get(PROGRAM):
-        env["PATH"] = mkdtemp(prefix="path-")
-        Path(env["PATH"], find_program().name).symlink_to(find_program())
+        env["PATH"] = _path_to_program().name
     return {**env, "PYTHONPATH": path, "COLUMNS": "200", MARK: str(folder)}
+
+
+@cache
+def _path_to_program() -> TemporaryDirectory[str]:
+    folder = TemporaryDirectory(prefix="path-")
+    Path(folder.name, find_program().name).symlink_to(find_program())
+    return folder
 
 
 def find_started(folder: Path) -> dict[int, str]:
