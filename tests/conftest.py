@@ -41,11 +41,22 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def quiet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis that no API or worker ticks on: there a test's clock is the only one."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(params=["fakeredis", "redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """A store on an empty Redis, a fake and a real one."""
     if request.param == "redis":
-        client = connect(request.getfixturevalue("redis_url"))
+        server: RedisServer = request.getfixturevalue("quiet_server")
+        server.flush()
+        client = connect(server.url)
     else:
         client = fakeredis.FakeRedis(decode_responses=True, encoding_errors="replace")
     yield Store(client)

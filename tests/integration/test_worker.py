@@ -231,18 +231,20 @@ def test_a_task_without_a_valid_claim_refuses(live: Store, start: Start, eventua
     assert worker.alive
 
 
-def test_an_idle_worker_costs_redis_little(live: Store, start: Start, eventually: Eventually) -> None:
-    start(lease_seconds=15)
-    eventually(lambda: ready(live), 20)
+def test_an_idle_worker_costs_redis_little(own_redis: RedisServer, eventually: Eventually, tmp_path: Path) -> None:
+    store = Store(connect(own_redis.url))
     commands: list[str] = []
     settle_seconds = 2.0  # Celery's own start goes on for a moment after the worker is ready
-    with live.client.monitor() as monitor:  # type: ignore[no-untyped-call]
-        began = time.monotonic()
-        while time.monotonic() - began < settle_seconds + 6:
-            command = monitor.next_command() if monitor.connection.can_read(timeout=0.5) else None
-            settled = time.monotonic() - began > settle_seconds
-            if command and settled and command["client_type"] != "lua":
-                commands.append(command["command"].split()[0])
+    with WorkerProcess(own_redis.url, tmp_path, noop(), lease_seconds=15):
+        eventually(lambda: ready(store), 20)
+        with store.client.monitor() as monitor:  # type: ignore[no-untyped-call]
+            began = time.monotonic()
+            while time.monotonic() - began < settle_seconds + 6:
+                command = monitor.next_command() if monitor.connection.can_read(timeout=0.5) else None
+                settled = time.monotonic() - began > settle_seconds
+                if command and settled and command["client_type"] != "lua":
+                    commands.append(command["command"].split()[0])
+    store.close()
     assert len(commands) / 6 <= 5, Counter(commands)
 
 
