@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -114,6 +115,7 @@ def make_env(folder: Path) -> Mapping[str, str]:
 @cache
 def _path_to_program() -> TemporaryDirectory[str]:
     folder = TemporaryDirectory(prefix="path-")
+    atexit.register(folder.cleanup)
     Path(folder.name, find_program().name).symlink_to(find_program())
     return folder
 
