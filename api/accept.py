@@ -91,6 +91,7 @@ async def accept(front: Front, entry: Entry) -> Accepted:
         timeout_seconds=submission.timeout_seconds,
         retain_seconds=submission.retain_seconds,
         metadata=submission.metadata,
+        start_within_seconds=submission.start_within_seconds,
         retry_of=entry.retry_of,
     )
     load = await front.load.recall(submission.model)

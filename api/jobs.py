@@ -115,7 +115,8 @@ async def cancel(request: Request, job_id: str) -> Response:
 
 @router.post("/{job_id}/retry", status_code=202, openapi_extra=RETRY)
 async def retry(request: Request, job_id: str) -> Response:
-    """Run a job that failed, expired or was canceled anew: a new job with the same input and seed, and `retry_of`.
+    """Run a job that failed, expired or was canceled anew: a new job with the same input, parameters, seed and
+    clocks, and `retry_of`. What failed with `timeout` would do so again: submit it with a longer `timeout_seconds`.
 
     With an `Idempotency-Key` one new job, however often it is sent.
     """

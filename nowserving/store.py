@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ from nowserving.refusal import DEMOTED, code_of, explain
 from nowserving.trip import Arrived, Replicas, Script, Trips
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 WRITES = ("enqueue", "take", "begin", "append", "finish", "release", "cancel", "renew", "leave", "reap", "reconcile")
 READS = ("look", "list", "queues", "workers", "read", "mended")
@@ -175,8 +178,18 @@ class AsyncStore:
         await self.client.aclose()
 
 
+@cache
+def warn_of_memory_alone() -> None:
+    """Say, once a process, that this Redis writes nothing to disk as it answers."""
+    log.warning(
+        "this Redis has no append-only file, and its restart loses jobs: set appendonly yes, appendfsync always"
+    )
+
+
 def judge(info: Mapping[str, Any]) -> None:
     """Raise UnsuitableRedisError for a cluster or any eviction; `info` is INFO's answer (CONFIG may be forbidden)."""
+    if str(info.get("aof_enabled", "1")) == "0":
+        warn_of_memory_alone()
     if str(info.get("redis_mode", "standalone")) == "cluster":
         raise UnsuitableRedisError("this Redis runs in cluster mode; nowserving needs a single primary")
     policy = str(info.get("maxmemory_policy", "noeviction"))

@@ -44,7 +44,7 @@ class Generation:
         try:
             job = Job.from_fields(lease.taken.fields if lease.taken else {})
             if job.ran_seconds >= job.timeout_seconds:
-                raise _timeout()
+                raise _timeout(job)
             prepared = self._engine.prepare(self._prompt(lease, job))
             if not self._reserve(lease, prepared):
                 return self._release(lease, "does_not_fit", tokens=prepared.tokens)
@@ -52,7 +52,7 @@ class Generation:
             if ended.reason is FinishReason.CANCELED and not lease.lost.is_set():
                 self._pass_on(lease, rest)
                 return self._release(lease, "drained")
-            return self._finish(lease, ended, rest)
+            return self._finish(lease, job, ended, rest)
         except ClaimLostError:
             return "lost"
         except NowservingError as error:
@@ -124,7 +124,7 @@ class Generation:
                 return
         self._leases.lose([lease.claim])
 
-    def _finish(self, lease: Lease, ended: Ended, rest: Piece) -> str:
+    def _finish(self, lease: Lease, job: Job, ended: Ended, rest: Piece) -> str:
         if lease.lost.is_set():
             return "lost"
         if ended.error is not None:
@@ -135,7 +135,7 @@ class Generation:
                 return self._release(lease, ended.error.code, charge="charge", error=ended.error)
             return self._fail(lease, ended.error, rest)
         if ended.reason is FinishReason.TIMEOUT:
-            return self._fail(lease, _timeout(), rest)
+            return self._fail(lease, _timeout(job), rest)
         usage = {"prompt_tokens": ended.prompt_tokens, "completion_tokens": ended.completion_tokens}
         output = {"text": ended.text, "finish_reason": ended.reason.value, "usage": usage}
         return self._end(lease, Status.SUCCEEDED, output, rest)
@@ -189,8 +189,8 @@ class Generation:
                 pause = min(2 * pause, LONGEST_RETRY_SECONDS)
 
 
-def _timeout() -> JobTimeoutError:
-    return JobTimeoutError("it ran longer than its timeout_seconds")
+def _timeout(job: Job) -> JobTimeoutError:
+    return JobTimeoutError(f"it ran longer than its timeout_seconds, {job.timeout_seconds:g}")
 
 
 def _problem(error: NowservingError) -> dict[str, Any]:

