@@ -35,6 +35,14 @@ class Hazard(NoopEngine):
         super().submit(prepared, _Hanging(sink) if prompt == "hang" else sink)
 
 
+class Stubborn(Hazard):
+    """Fails to cancel."""
+
+    def cancel(self, job_id: str) -> None:
+        """See Engine."""
+        raise KeyError(job_id)
+
+
 class Forgetful(Hazard):
     """Cannot go on where another has stopped."""
 

@@ -44,13 +44,19 @@ class Drain:
 
     def run(self) -> None:
         """Let jobs finish, hand back the rest, sign off."""
+        try:
+            self._run()
+        finally:
+            self._over.set()
+
+    def _run(self) -> None:
         until = time.monotonic() + self._seconds
         while self._begun() and time.monotonic() < until and not self._hurried and self._turns():
             self._leases.wait_for_change(LOOK_SECONDS)
         for lease in self._leases.jobs():
             lease.handed_back = True
             if lease.begun:
-                lease.stop()
+                lease.halt()
             else:
                 self._give_back(lease, "drained")
         until = time.monotonic() + HAND_BACK_SECONDS
@@ -64,7 +70,6 @@ class Drain:
         else:
             # Its jobs go back when their leases lapse, with the charges that stand: one of them may have done this.
             log.error("the engine does not turn: its jobs are left to their leases")
-        self._over.set()
 
     def wait(self) -> None:
         """Wait until another thread's run is over."""

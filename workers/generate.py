@@ -56,10 +56,10 @@ class Generation:
         except ClaimLostError:
             return "lost"
         except NowservingError as error:
-            lease.stop()
+            lease.halt()
             return self._fail(lease, error)
         except Exception as error:
-            lease.stop()
+            lease.halt()
             log.exception("%s failed", job_id)
             return self._fail(lease, NowservingError(f"the worker failed on this job: {error!r}"))
         finally:
@@ -104,7 +104,7 @@ class Generation:
         except EngineError as error:
             inbox.ended(Ended(FinishReason.ERROR, "", len(prepared.prompt_ids), 0, error))
         if lease.lost.is_set() or lease.handed_back:
-            lease.stop()
+            lease.halt()
         while True:
             piece = inbox.next()
             if piece.ended:

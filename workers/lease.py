@@ -34,6 +34,13 @@ class Lease:
     handed_back: bool = False
     stop: Callable[[], None] = lambda: None
 
+    def halt(self) -> None:
+        """Make the engine drop the job; what a user's engine raises at that must stop no thread of ours."""
+        try:
+            self.stop()
+        except Exception:
+            log.exception("%s: the engine failed to cancel it", self.job_id)
+
 
 class Leases:
     """All claims of this worker: the taker adds, the task begins and drops, the heartbeat renews. Thread-safe.
@@ -108,7 +115,7 @@ class Leases:
                 lease = self._leases.get(claim)
             if lease is not None and not lease.lost.is_set():
                 lease.lost.set()
-                lease.stop()
+                lease.halt()
 
     def lose_expired(self) -> None:
         """Stop what has not been renewed in time, without asking anyone: another worker may have it by now."""

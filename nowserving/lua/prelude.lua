@@ -69,13 +69,16 @@ local function set_aside(model, key, id, why)
   bury(model, id, why)
 end
 
--- The job that stands in this place, or nil: what does not belong here is taken out, but for jobs of a newer version.
+-- The job that stands in this place of deadlines, or nil: what does not belong here is taken out. A job of a newer version
+-- is looked at again in a minute, so that many of them hide no other.
 local function read_in(model, key, id, status)
   local job, why = read(id)
   if job and job.status == status and job.model == model then return job end
   if job then
     redis.call('ZREM', key, id)
-  elseif why ~= NEWER then
+  elseif why == NEWER then
+    redis.call('ZADD', key, now + 60, id)
+  else
     set_aside(model, key, id, why)
   end
 end
@@ -233,11 +236,14 @@ local function give_up(id, job, json)
     'its worker died ' .. job.attempt .. ' times before a first new token', true))
 end
 
--- What time alone brings about for one model, at most 100 jobs of each kind a call. Leases that have lapsed are reaped
+-- Jobs of each kind that one call deals with: some 10 ms.
+local DUE = 1000
+
+-- What time alone brings about for one model, at most 1,000 jobs of each kind a call. Leases that have lapsed are reaped
 -- only until `reap_until`: then whoever asks has not heard from Redis for so long that others may not have been heard.
 local function reap(model, max_attempts, reap_until)
   local requeued, failed, expired = 0, 0, 0
-  local lapsed = now <= reap_until and redis.call('ZRANGEBYSCORE', RUNNING .. model, '-inf', now, 'LIMIT', 0, 100) or {}
+  local lapsed = now <= reap_until and redis.call('ZRANGEBYSCORE', RUNNING .. model, '-inf', now, 'LIMIT', 0, DUE) or {}
   for _, id in ipairs(lapsed) do
     local job = read_in(model, RUNNING .. model, id, 'running')
     if job and job.charged == '1' and job.attempt >= max_attempts then
@@ -250,14 +256,14 @@ local function reap(model, max_attempts, reap_until)
       requeued = requeued + 1
     end
   end
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', ALIVE .. model, '-inf', now, 'LIMIT', 0, 100)) do
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', ALIVE .. model, '-inf', now, 'LIMIT', 0, DUE)) do
     redis.call('ZREM', ALIVE .. model, worker)
     redis.call('HDEL', WORKERS .. model, worker)
     redis.call('HDEL', BUSY .. model, worker)
     redis.call('HDEL', ALONE .. model, worker)
   end
   redis.call('ZREMRANGEBYSCORE', BLOCKED .. model, '-inf', now)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED .. model, '-inf', now, 'LIMIT', 0, 100)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED .. model, '-inf', now, 'LIMIT', 0, DUE)) do
     local job = read_in(model, DELAYED .. model, id, 'queued')
     if job then
       redis.call('ZREM', DELAYED .. model, id)
@@ -265,7 +271,7 @@ local function reap(model, max_attempts, reap_until)
       wake(model)
     end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', STARTING .. model, '-inf', now, 'LIMIT', 0, 100)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', STARTING .. model, '-inf', now, 'LIMIT', 0, DUE)) do
     local job = read_in(model, STARTING .. model, id, 'queued')
     if job then
       expire(id, job)

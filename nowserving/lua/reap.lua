@@ -42,7 +42,10 @@ end
 
 local period = tonumber(ARGV[3])
 if period > 0 and not redis.call('SET', TICK, ARGV[2], 'NX', 'PX', period) then
-  return {0, 0, 0, 0, stamp(now)}
+  -- One that lasts longer than a period is of a clock that has been put back.
+  local left = redis.call('PTTL', TICK)
+  if left >= 0 and left <= period then return {0, 0, 0, 0, stamp(now)} end
+  redis.call('SET', TICK, ARGV[2], 'PX', period)
 end
 local requeued, failed, expired = 0, 0, 0
 for i = 6, #ARGV do

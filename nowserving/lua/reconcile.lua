@@ -7,11 +7,13 @@ even_if_full()
 local who, hold, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 if hold > 0 then
   local holder = redis.call('GET', RECONCILER)
-  if holder and holder ~= who and redis.call('PTTL', RECONCILER) > 0 then return {'other'} end
+  local left = redis.call('PTTL', RECONCILER)
+  -- One that lasts longer than a hold is of a clock that has been put back.
+  if holder and holder ~= who and left > 0 and left <= hold then return {'other'} end
   redis.call('SET', RECONCILER, who, 'PX', hold)
 end
 -- No lease and no backoff is as long: such a deadline is of a clock that has been put back.
-local FAR, LONGEST_LEASE = now + 86400, 600
+local FAR, LONGEST_LEASE = now + 1200, 600
 local catalog, last = {}, number(redis.call('GET', SEQUENCE)) or 0
 
 local function check_queued(id, job)

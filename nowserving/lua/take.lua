@@ -20,20 +20,24 @@ end
 
 -- The first job of a lane that this worker may run, after setting aside and ending what stands before it.
 local function head(lane)
-  local queue, newer = QUEUE .. model .. lane, 0
-  for _ = 1, 100 do
+  local queue, newer, ended = QUEUE .. model .. lane, 0, 0
+  while newer < 1000 and ended < 100 do
     local id = redis.call('ZRANGE', queue, newer, newer)[1]
     if not id then return nil end
     local job, why = read(id)
     if why == NEWER then
       newer = newer + 1
     elseif not job then
+      ended = ended + 1
       set_aside(model, queue, id, why)
     elseif job.status ~= 'queued' or job.queue ~= queue then
+      ended = ended + 1
       set_aside(model, queue, id, 'its record says ' .. job.status .. ' in ' .. job.queue)
     elseif job.start_by and now > job.start_by then
+      ended = ended + 1
       expire(id, job)
     elseif job.takes >= max_takes then
+      ended = ended + 1
       unqueue(id, job)
       close(id, job, 'failed', 'error', problem('worker_lost', 'it was taken ' .. job.takes .. ' times', true))
     else

@@ -237,3 +237,32 @@ def test_a_malformed_head_does_not_stop_the_queue(store: Store, change: dict[str
         store.client.hset(keys.JOB + broken, name, value)
     assert taken_id(store, "a") == job_id
     assert list(store.client.hgetall(keys.DEAD + MODEL)) == [broken]
+
+
+def test_a_clock_put_back_does_not_stop_the_ticks(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "a")
+    at(store, LEASE + 1)
+    # As a tick looks that was made two hours ahead.
+    store.client.set(keys.TICK, "other", px=7_200_000)
+    store.client.set(keys.RECONCILER, "other", px=7_200_000)
+    reaped = store.run(verb.reap("me", [MODEL], period_seconds=1, max_attempts=3, reap_until=ALWAYS))
+    assert reaped.requeued == 1
+    assert look(store, job_id).status is Status.QUEUED
+    assert 0 < store.client.pttl(keys.TICK) <= 1000
+
+
+def test_many_jobs_of_a_newer_version_hide_no_other(store: Store) -> None:
+    newer = [enqueue(store, start_within_seconds=5, max_depth=999) for _ in range(150)]
+    for claim in range(50):
+        taken_id(store, f"n{claim}", worker=f"n{claim}")
+    for job_id in newer:
+        store.client.hset(keys.JOB + job_id, "v", "99")
+    old = enqueue(store, start_within_seconds=5, max_depth=999)
+    assert taken_id(store, "a") == old
+    at(store, LEASE + 1)
+    for _ in range(2):
+        reap(store)
+    assert look(store, old).status is Status.EXPIRED
+    assert store.client.zcard(keys.RUNNING + MODEL) == 50
+    assert store.client.zcard(keys.queue(MODEL)) == 100

@@ -194,6 +194,18 @@ def test_one_job_that_kills_its_workers_fails_and_its_seven_neighbours_succeed(
     assert story(live, bad)[2] == 1
 
 
+def test_a_worker_whose_engine_cannot_cancel_ends_all_the_same(
+    live: Store, start: Start, eventually: Eventually
+) -> None:
+    worker = start(hazard("Stubborn", source="noop:200@0.05"), drain_seconds=0)
+    ids = [enqueue(live) for _ in range(2)]
+    eventually(lambda: all(look(live, job_id).generated > 2 for job_id in ids), 30)
+    worker.send(signal.SIGTERM)
+    assert worker.wait(15) == 0
+    assert statuses(live, ids) == {"queued": 2}
+    assert names(live) == []
+
+
 def test_an_engine_that_hangs_loses_its_jobs_though_its_worker_lives(
     live: Store, start: Start, eventually: Eventually
 ) -> None:
