@@ -246,6 +246,23 @@ def test_a_job_whose_stream_a_stranger_has_cut_begins_anew(live: Store, start: S
     assert (look(live, job_id).takes, look(live, job_id).generated) == (2, TOKENS)
 
 
+def test_a_timeout_counts_the_running_time_of_all_attempts(live: Store, start: Start, eventually: Eventually) -> None:
+    catalog = noop(source="noop:1000@0.05")
+    first = start(catalog, drain_seconds=0)
+    job_id = enqueue(live, parameters={"max_new_tokens": 1000}, timeout_seconds=2)
+    eventually(lambda: look(live, job_id).generated > 10, 20)
+    first.send(signal.SIGTERM)
+    assert first.wait(10) == 0
+    ran = look(live, job_id).ran_seconds
+    assert 0.5 < ran < 2
+    start(catalog)
+    eventually(lambda: look(live, job_id).status is Status.FAILED, 20)
+    job = look(live, job_id)
+    assert job.error == {"code": "timeout", "message": "it ran longer than its timeout_seconds, 2", "retryable": False}
+    assert 2 <= job.ran_seconds < 3
+    assert job.takes == 2
+
+
 def test_readers_are_told_when_an_engine_cannot_resume(live: Store, start: Start, eventually: Eventually) -> None:
     catalog = hazard("Forgetful", source="noop:20@0.1")
     first = start(catalog, drain_seconds=0)
