@@ -81,7 +81,7 @@ class RedisServer:
                 client.config_set(name.replace("_", "-"), value)
 
     def follow(self, primary: RedisServer) -> None:
-        """Become a replica; returns when it is one."""
+        """Become a replica; returns when it is one, and gets what the primary is told from then on."""
         primary.configure(repl_diskless_sync_delay=0)
         with redis.Redis(port=self.port, decode_responses=True) as client:
             client.replicaof("127.0.0.1", primary.port)
@@ -89,6 +89,10 @@ class RedisServer:
             while client.info("replication")["master_link_status"] != "up":
                 assert time.monotonic() < until, "it does not become a replica"
                 time.sleep(0.01)
+        with redis.Redis(port=primary.port) as client:
+            # The stream begins with the first acknowledgement, up to a second after the link is up.
+            client.publish("nobody", "")
+            assert client.wait(1, 10_000) == 1, "it does not catch up"
 
     def hand_over(self, replica: RedisServer) -> None:
         """Make a replica the primary and follow it, as a planned failover does: without a write being lost."""

@@ -38,7 +38,9 @@ class Reader:
             self._socket = answer.extensions["network_stream"].get_extra_info("socket")
             self.status = answer.status_code
             for event in EventSource(answer).iter_sse():
-                self.events.append(event)
+                # httpx-sse makes an empty event of a comment that follows an event with an id.
+                if event.data:
+                    self.events.append(event)
 
     def join(self, seconds: float = 5.0) -> None:
         """Wait for the stream's end."""

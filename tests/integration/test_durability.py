@@ -102,6 +102,7 @@ def test_nobody_waits_when_no_replica_is_asked(
     start_api: StartApi, own_redis: RedisServer, replica: RedisServer, worker: FakeWorker
 ) -> None:
     api = start_api(own_redis.url)
+    worker.store.client.config_resetstat()
     replica.suspend()
     assert "durability" not in api.submit().json()
     stats = worker.store.client.info("commandstats")
