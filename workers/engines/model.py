@@ -15,6 +15,7 @@ from workers.engines.attention import NAME, Segment, ShapeTracer
 from workers.engines.builtin import PREFIX, model_folder
 from workers.engines.cache import CacheLayout, JobCache
 from workers.engines.forward import forward, run
+from workers.engines.linear import pack, packed_bytes
 
 Progress = Callable[[str], None]
 
@@ -86,7 +87,7 @@ def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
         context_tokens=_context_tokens(config),
         vocabulary=vocabulary,
         stop_ids=_stop_ids(model, tokenizer),
-        weights_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+        weights_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) + packed_bytes(model),
     )
 
 
@@ -108,6 +109,7 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
     ids = [(7919 * place + 13) % vocabulary for place in range(PROBE_TOKENS)]
     own = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
     model.set_attn_implementation(NAME)
+    pack(model)
     tracer = ShapeTracer()
     try:
         run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
