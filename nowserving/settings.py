@@ -60,7 +60,8 @@ class Settings(BaseSettings):
         "auto", description="How a worker measures memory: auto, cuda, host, file:PATH, or package.module:Class."
     )
     memory_limit_bytes: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Bytes in use above which a worker's gate closes; by default memory_fraction x total."
+        None,
+        description="Bytes all processes use together above which the gate closes; by default its own share counts.",
     )
 
 

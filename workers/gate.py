@@ -37,8 +37,8 @@ class Reading:
     """Every job taken and not finished."""
     unallocated: tuple[int, ...]
     """Those of `running` whose memory the measurement cannot show yet."""
-    used_bytes: int
-    limit_bytes: int
+    room_bytes: int
+    """What the measurement says may still be taken."""
     budget_bytes: int
     context_tokens: int
 
@@ -61,15 +61,17 @@ def decide(reading: Reading, cost: Cost) -> Verdict:
         return Verdict(Closed.ENGINE)
     if len(reading.running) >= reading.slots:
         return Verdict(Closed.SLOTS)
-    measured = reading.limit_bytes - reading.used_bytes
-    if measured <= 0:
+    if reading.room_bytes <= 0:
         return Verdict(Closed.GPU_MEMORY)
     free = reading.slots - len(reading.running)
     many = (reading.context_tokens,) * free
-    if cost((*reading.running, *many)) <= reading.budget_bytes and cost((*reading.unallocated, *many)) <= measured:
+    if (
+        cost((*reading.running, *many)) <= reading.budget_bytes
+        and cost((*reading.unallocated, *many)) <= reading.room_bytes
+    ):
         return Verdict(None, reading.context_tokens, free)
     promised_tokens = most_tokens(cost, reading.running, reading.budget_bytes, reading.context_tokens)
-    measured_tokens = most_tokens(cost, reading.unallocated, measured, reading.context_tokens)
+    measured_tokens = most_tokens(cost, reading.unallocated, reading.room_bytes, reading.context_tokens)
     scarce = Closed.GPU_MEMORY if measured_tokens < promised_tokens else Closed.LEDGER
     headroom = min(promised_tokens, measured_tokens)
     return Verdict(None if headroom > 0 else scarce, headroom, scarce=scarce)

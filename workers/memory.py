@@ -7,25 +7,41 @@ from __future__ import annotations
 
 import importlib
 import re
+import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
 from nowserving.errors import EngineError, SettingsError
 
 MEMINFO = Path("/proc/meminfo")
+STATM = Path("/proc/self/statm")
 CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One reading. `free_bytes` is what this process could still take: not always total less used."""
+    """One reading of a device. `free_bytes` is what this process could still take: not always total less used.
+
+    `own_bytes` are those of `used_bytes` that this process holds; None where that is not known.
+    """
 
     used_bytes: int
     free_bytes: int
     total_bytes: int
+    own_bytes: int | None = None
+
+    def room_bytes(self, share_bytes: int, limit_bytes: int | None, step_bytes: int) -> int:
+        """What this process may still take: of its share, which others' use leaves as it is, and of what is free.
+
+        So several workers share a device by their fractions. With `limit_bytes` what all use together counts instead.
+        A step's own `step_bytes` stay free.
+        """
+        own = self.used_bytes if self.own_bytes is None else self.own_bytes
+        left = share_bytes - own if limit_bytes is None else limit_bytes - self.used_bytes
+        return min(left, self.free_bytes - step_bytes)
 
 
 class MemoryProbe(Protocol):
@@ -50,11 +66,12 @@ class CudaProbe:
         """What torch's allocator holds but has not given out is free to this process and counts as such."""
         try:
             driver_free, total = self._cuda.mem_get_info(self._device)
-            idle = self._cuda.memory_reserved(self._device) - self._cuda.memory_allocated(self._device)
+            own = self._cuda.memory_allocated(self._device)
+            idle = self._cuda.memory_reserved(self._device) - own
         except RuntimeError as error:
             raise EngineError(f"the CUDA device's memory cannot be read: {error}") from None
         free = driver_free + idle
-        return Memory(total - free, free, total)
+        return Memory(total - free, free, total, own)
 
 
 class HostProbe:
@@ -76,7 +93,8 @@ class HostProbe:
     def read(self) -> Memory:
         """The smallest of the host and the cgroups that hold this process."""
         readings = [self._host(), *(limit.read() for limit in self._limits)]
-        return min(readings, key=lambda memory: memory.total_bytes)
+        smallest = min(readings, key=lambda memory: memory.total_bytes)
+        return replace(smallest, own_bytes=int(STATM.read_text().split()[1]) * resource.getpagesize())
 
     def _host(self) -> Memory:
         text = self._meminfo.read_text()

@@ -25,7 +25,7 @@ from workers.gate import Closed, Reading, Verdict, decide, most_tokens
 from workers.generate import Generation
 from workers.heartbeat import Heartbeat
 from workers.lease import Lease, Leases
-from workers.memory import make_probe
+from workers.memory import Memory, make_probe
 from workers.progress import Progress
 from workers.taker import Taker
 
@@ -52,7 +52,7 @@ class Worker:
         self._engine = make_engine(model, settings.cache_dir, log.info)
         self._probe = make_probe(settings.memory_probe)
         self._capacity: Capacity | None = None
-        self._limit_bytes = 0
+        self._share_bytes = 0
         self.leases = Leases(settings.lease_seconds)
         self.generation = Generation(self._store, self.leases, self._engine, settings.max_attempts)
         self._heartbeat = Heartbeat(
@@ -100,7 +100,7 @@ class Worker:
             log.exception("the engine did not start")
             self._give_up(f"the engine of {self.model.name} did not start: {error!r}", os.EX_CONFIG)
             return
-        self._limit_bytes = self._settings.memory_limit_bytes or int(self.model.memory_fraction * total_bytes)
+        self._share_bytes = int(self.model.memory_fraction * total_bytes)
         self._capacity = capacity
         self._state, self._closed = "ready", None
         self._taker = Taker(
@@ -193,11 +193,13 @@ class Worker:
             slots=capacity.slots,
             running=tuple(lease.tokens for lease in jobs),
             unallocated=tuple(lease.tokens for lease in jobs if not lease.begun),
-            used_bytes=self._probe.read().used_bytes,
-            limit_bytes=self._limit_bytes,
+            room_bytes=self._room_bytes(self._probe.read(), capacity),
             budget_bytes=capacity.budget_bytes,
             context_tokens=capacity.context_tokens,
         )
+
+    def _room_bytes(self, memory: Memory, capacity: Capacity) -> int:
+        return memory.room_bytes(self._share_bytes, self._settings.memory_limit_bytes, capacity.step_bytes)
 
     def _turns(self) -> bool:
         """Whether the engine's loop does, or has not begun to."""
@@ -222,7 +224,8 @@ class Worker:
             memory = self._probe.read()
             info["memory"] = {
                 "used_bytes": memory.used_bytes,
-                "limit_bytes": self._limit_bytes,
+                "limit_bytes": self._settings.memory_limit_bytes or self._share_bytes,
+                "room_bytes": self._room_bytes(memory, self._capacity),
                 "promised_bytes": self._engine.cost([lease.tokens for lease in jobs]),
                 "budget_bytes": self._capacity.budget_bytes,
             }

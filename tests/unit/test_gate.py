@@ -13,8 +13,7 @@ OPEN = Reading(
     slots=4,
     running=(),
     unallocated=(),
-    used_bytes=0,
-    limit_bytes=10_000,
+    room_bytes=10_000,
     budget_bytes=10_000,
     context_tokens=100,
 )
@@ -40,9 +39,9 @@ def test_with_less_room_jobs_are_taken_one_by_one() -> None:
     [
         ({"draining": True, "engine_alive": False}, Closed.DRAINING),
         ({"engine_alive": False, "running": (1, 1, 1, 1)}, Closed.ENGINE),
-        ({"running": (1, 1, 1, 1), "used_bytes": 10_000}, Closed.SLOTS),
-        ({"used_bytes": 10_000, "budget_bytes": 0}, Closed.GPU_MEMORY),
-        ({"used_bytes": 9_999}, Closed.GPU_MEMORY),
+        ({"running": (1, 1, 1, 1), "room_bytes": 0}, Closed.SLOTS),
+        ({"room_bytes": 0, "budget_bytes": 0}, Closed.GPU_MEMORY),
+        ({"room_bytes": 1}, Closed.GPU_MEMORY),
         ({"budget_bytes": 500, "running": (50,)}, Closed.LEDGER),
     ],
 )
@@ -53,12 +52,12 @@ def test_a_closed_gate_says_what_must_change_first(change: dict[str, object], re
 def test_what_is_scarcer_bounds_the_headroom() -> None:
     by_ledger = decide(replace(OPEN, budget_bytes=800, running=(50,)), cost)
     assert (by_ledger.headroom, by_ledger.scarce) == (30, Closed.LEDGER)
-    by_memory = decide(replace(OPEN, used_bytes=9_800), cost)
+    by_memory = decide(replace(OPEN, room_bytes=200), cost)
     assert (by_memory.headroom, by_memory.scarce) == (20, Closed.GPU_MEMORY)
 
 
 def test_memory_promised_but_not_yet_visible_is_counted() -> None:
-    verdict = decide(replace(OPEN, used_bytes=9_000, running=(60,), unallocated=(60,)), cost)
+    verdict = decide(replace(OPEN, room_bytes=1_000, running=(60,), unallocated=(60,)), cost)
     assert verdict.headroom == 40
 
 
@@ -75,13 +74,13 @@ def test_the_most_tokens_is_the_largest_that_fits(running: list[int], room: int,
 
 
 @given(st.integers(0, 12_000), st.integers(0, 12_000), st.lists(st.integers(1, 100), max_size=6))
-def test_whatever_fits_the_headroom_keeps_both_bounds(used: int, budget: int, running: list[int]) -> None:
-    reading = replace(OPEN, used_bytes=used, budget_bytes=budget, running=tuple(running), slots=8)
+def test_whatever_fits_the_headroom_keeps_both_bounds(room: int, budget: int, running: list[int]) -> None:
+    reading = replace(OPEN, room_bytes=room, budget_bytes=budget, running=tuple(running), slots=8)
     verdict = decide(reading, cost)
     if verdict.closed is None:
         most = (verdict.headroom,) * verdict.jobs
         assert cost((*running, *most)) <= budget
-        assert cost(most) <= reading.limit_bytes - used
+        assert cost(most) <= room
 
 
 @given(
@@ -92,10 +91,10 @@ def test_whatever_fits_the_headroom_keeps_both_bounds(used: int, budget: int, ru
     st.integers(0, 8),
 )
 def test_a_fuller_worker_is_never_let_take_more(
-    used: int, more: int, budget: int, running: list[int], slots: int
+    room: int, more: int, budget: int, running: list[int], slots: int
 ) -> None:
-    reading = replace(OPEN, used_bytes=used, budget_bytes=budget, running=tuple(running), slots=slots)
-    emptier, fuller = decide(reading, cost), decide(replace(reading, used_bytes=used + more), cost)
+    reading = replace(OPEN, room_bytes=room, budget_bytes=budget, running=tuple(running), slots=slots)
+    emptier, fuller = decide(reading, cost), decide(replace(reading, room_bytes=room - more), cost)
     for verdict in (emptier, fuller):
         assert (verdict.closed is None) == (verdict.headroom > 0)
         assert verdict.closed or 1 <= verdict.jobs <= slots - len(running)

@@ -17,25 +17,26 @@ ACTIVATIONS = 12
 """Tensors [tokens, hidden] alive at once in a layer, beside three [tokens, intermediate]; measured steps stay below."""
 
 
-def budget_bytes(loaded: LoadedModel, memory_fraction: float, slots: int) -> int:
+def budget_bytes(loaded: LoadedModel, memory_fraction: float, step_bytes: int) -> int:
     """The budget in bytes of the device the model is on. Raises EngineError if none is left."""
-    cuda = loaded.device.type == "cuda"
-    probe: MemoryProbe = CudaProbe(str(loaded.device)) if cuda else HostProbe()
+    probe: MemoryProbe = CudaProbe(str(loaded.device)) if loaded.device.type == "cuda" else HostProbe()
     total = probe.read().total_bytes
-    step = step_bytes(loaded, slots)
-    if cuda:
-        step = max(step, _measured_bytes(loaded))
-    budget = int(memory_fraction * total) - loaded.weights_bytes - step
+    budget = int(memory_fraction * total) - loaded.weights_bytes - step_bytes
     if budget <= 0:
         raise EngineError(
             f"memory_fraction {memory_fraction} of {total >> 20} MB leaves no room for jobs beside "
-            f"{loaded.weights_bytes >> 20} MB of weights and {step >> 20} MB for a step"
+            f"{loaded.weights_bytes >> 20} MB of weights and {step_bytes >> 20} MB for a step"
         )
     return budget
 
 
-def step_bytes(loaded: LoadedModel, slots: int) -> int:
-    """An upper bound of what one step allocates beside weights and caches."""
+def most_step_bytes(loaded: LoadedModel, slots: int) -> int:
+    """An upper bound of what one step allocates beside weights and caches; on a card no less than what one took."""
+    bound = _bound_bytes(loaded, slots)
+    return max(bound, _measured_bytes(loaded)) if loaded.device.type == "cuda" else bound
+
+
+def _bound_bytes(loaded: LoadedModel, slots: int) -> int:
     config = loaded.model.config.get_text_config()
     tokens = MAX_CHUNK_TOKENS + slots
     hidden = int(config.hidden_size)

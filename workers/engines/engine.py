@@ -75,11 +75,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a loaded engine can hold. Bytes are of the device the cache lives on."""
+    """What a loaded engine can hold. Bytes are of the device the cache lives on; `step_bytes` a step needs besides."""
 
     slots: int
     context_tokens: int
     budget_bytes: int
+    step_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

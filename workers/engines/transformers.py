@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nowserving.errors import EngineError, InvalidInputError, TooLargeError
-from workers.engines.budget import budget_bytes
+from workers.engines.budget import budget_bytes, most_step_bytes
 from workers.engines.engine import Capacity, Health, Prepared, Prompt, Sink
 from workers.engines.loop import Loop
 from workers.engines.model import LoadedModel, adopt_model, load_model
@@ -138,11 +138,12 @@ class TransformersEngine:
                 torch.set_num_threads(self._threads)
             began = time.monotonic()
             loaded = self._load()
-            budget = self._budget_bytes or budget_bytes(loaded, self._memory_fraction, self._slots)
+            step = most_step_bytes(loaded, self._slots)
+            budget = self._budget_bytes or budget_bytes(loaded, self._memory_fraction, step)
             loop = Loop(loaded, self._slots, budget)
             self._progress(f"loaded in {time.monotonic() - began:.1f} s")
             self._loaded, self._loop = loaded, loop
-            self._capacity = Capacity(self._slots, loaded.context_tokens, budget)
+            self._capacity = Capacity(self._slots, loaded.context_tokens, budget, step)
         except Exception as error:
             self._failure = error
             return
