@@ -94,7 +94,8 @@ class HostProbe:
         """The smallest of the host and the cgroups that hold this process."""
         readings = [self._host(), *(limit.read() for limit in self._limits)]
         smallest = min(readings, key=lambda memory: memory.total_bytes)
-        return replace(smallest, own_bytes=int(STATM.read_text().split()[1]) * resource.getpagesize())
+        _, resident, file_backed, *_ = map(int, STATM.read_text().split())
+        return replace(smallest, own_bytes=(resident - file_backed) * resource.getpagesize())
 
     def _host(self) -> Memory:
         text = self._meminfo.read_text()
