@@ -50,6 +50,22 @@ def make_tokenizer() -> Any:
     return made
 
 
+def make_fallback_tokenizer() -> Any:
+    """Words with a space before them, and bytes for all that is none of these, as Llama 2 and Gemma have it."""
+    words = ["▁", "a", "b", "▁a", "▁hello", "日", "\N{REPLACEMENT CHARACTER}"]
+    vocabulary = {"<pad>": 0, "<eos>": EOS}
+    for piece in (*(f"<0x{byte:02X}>" for byte in range(256)), *words):
+        vocabulary[piece] = len(vocabulary)
+    merges = [("▁", "a")]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True))
+    tokenizer.pre_tokenizer = cast(Any, pre_tokenizers.Metaspace("▁", prepend_scheme="first"))
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = cast(Any, decoders.Sequence(parts))
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+    made.chat_template = TEMPLATE
+    return made
+
+
 def make_model(architecture: str = "gqa", seed: int = 0, **changes: Any) -> Any:
     """A model of the architecture in float32; the same seed gives the same weights."""
     torch.set_num_threads(1)

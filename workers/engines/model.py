@@ -16,6 +16,7 @@ from workers.engines.builtin import PREFIX, model_folder
 from workers.engines.cache import CacheLayout, JobCache
 from workers.engines.forward import forward, run
 from workers.engines.linear import pack, packed_bytes
+from workers.engines.text import Pieces
 
 Progress = Callable[[str], None]
 
@@ -38,6 +39,7 @@ class LoadedModel:
     model: Any
     template: Any
     tokenizer: Tokenizer
+    pieces: Pieces
     device: torch.device
     layout: CacheLayout
     context_tokens: int
@@ -82,6 +84,7 @@ def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
         model=model,
         template=tokenizer,
         tokenizer=own,
+        pieces=Pieces(own),
         device=device,
         layout=layout,
         context_tokens=_context_tokens(config),

@@ -61,7 +61,7 @@ class Row:
         if self._text is not None:
             return
         prompt = self.prepared.prompt
-        self._text = TextStream(loaded.tokenizer, prompt.parameters.stop)
+        self._text = TextStream(loaded.pieces, prompt.parameters.stop)
         for count, token in enumerate(prompt.made, 1):
             if reason := self._take(token, count, loaded)[1]:
                 del self.ids[len(self.prepared.prompt_ids) + count :]
