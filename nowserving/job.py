@@ -10,13 +10,17 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 from ulid import ULID
 
 from nowserving.errors import InvalidInputError, JobNotRetryableError, RecordError
+from nowserving.parameters import STRICT
+from nowserving.parameters import Parameters as Parameters
 
-VERSION = 1
-"""The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued."""
+VERSION = 2
+"""The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued. A record
+says the oldest version that can read it: 2 only if its parameters are used that came with 2.
+"""
 
 LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 """Unix seconds that can still be written as a date."""
@@ -89,7 +93,7 @@ def rfc3339(unix_seconds: float | None) -> str | None:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Message(_Strict):
@@ -116,17 +120,6 @@ class Input(_Strict):
         """UTF-8 bytes of all text."""
         texts = [self.prompt] if self.prompt is not None else [m.content for m in self.messages or []]
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-
-
-class Parameters(_Strict):
-    """How to generate. temperature 0 is greedy; top_p 1 and top_k 0 cut nothing; the same seed gives the same text."""
-
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = []
 
 
 class Submission(_Strict):
@@ -254,11 +247,11 @@ def fields_of(submission: Submission, seed: int, retry_of: str | None = None) ->
     if parameters.seed is None:
         parameters = parameters.model_copy(update={"seed": seed})
     fields = {
-        "v": str(VERSION),
+        "v": str(parameters.version),
         "model": submission.model,
         "lane": submission.lane.value,
         "input": submission.input.model_dump_json(exclude_none=True),
-        "parameters": parameters.model_dump_json(),
+        "parameters": parameters.model_dump_json(exclude=set(parameters.unused)),
         "tokens": str(tokens_at_most(submission.input, parameters.max_new_tokens)),
         "timeout_seconds": repr(submission.timeout_seconds),
         "retain_seconds": repr(submission.retain_seconds),

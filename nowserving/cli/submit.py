@@ -28,8 +28,12 @@ def submit(
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="1 cuts nothing.")] = None,
     top_k: Annotated[int | None, typer.Option(help="0 cuts nothing.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="0 cuts nothing.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 it repeats itself less.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text to stop at; repeatable.")] = None,
+    stop_token_id: Annotated[list[int] | None, typer.Option(help="Token to stop at; repeatable.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the model's own end.")] = False,
     lane: Annotated[Lane | None, typer.Option(help="batch: only while nothing else waits.")] = None,
     start_within_seconds: Annotated[float | None, typer.Option(help="Expire if not started by then.")] = None,
     timeout_seconds: Annotated[float | None, typer.Option(help="Fail if it runs longer.")] = None,
@@ -66,8 +70,12 @@ def submit(
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
             seed=seed,
             stop=stop or None,
+            stop_token_ids=stop_token_id or None,
+            ignore_eos=ignore_eos or None,
         )
         if not wait and not stream:
             show(job, json) if json else typer.echo(job.id)

@@ -83,7 +83,8 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         **parameters: Any,
     ) -> Job:
-        """Submit a job; `parameters` are max_new_tokens, temperature, top_p, top_k, seed and stop.
+        """Submit a job; `parameters` are max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed,
+        stop, stop_token_ids and ignore_eos.
 
         The key, made here if none is given, makes every repetition the same job.
         """

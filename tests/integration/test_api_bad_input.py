@@ -65,6 +65,17 @@ def parameters(**named: Any) -> dict[str, Any]:
         (parameters(stop="a"), "parameters.stop", "array"),
         (parameters(stop=[""]), "parameters.stop.0", "at least 1"),
         (parameters(stop=["a"] * 17), "parameters.stop", "at most 16"),
+        (parameters(min_p=-0.1), "parameters.min_p", "greater than or equal to 0"),
+        (parameters(min_p=1.01), "parameters.min_p", "less than or equal to 1"),
+        (parameters(min_p="0.1"), "parameters.min_p", "number"),
+        (parameters(repetition_penalty=0), "parameters.repetition_penalty", "greater than 0"),
+        (parameters(repetition_penalty=10.1), "parameters.repetition_penalty", "less than or equal to 10"),
+        (parameters(stop_token_ids=5), "parameters.stop_token_ids", "array"),
+        (parameters(stop_token_ids=[5, -1]), "parameters.stop_token_ids.1", "greater than or equal to 0"),
+        (parameters(stop_token_ids=[1.5]), "parameters.stop_token_ids.0", "integer"),
+        (parameters(stop_token_ids=[True]), "parameters.stop_token_ids.0", "integer"),
+        (parameters(stop_token_ids=[1] * 65), "parameters.stop_token_ids", "at most 64"),
+        (parameters(ignore_eos=1), "parameters.ignore_eos", "boolean"),
         (body(lane="fast"), "lane", "'normal' or 'batch'"),
         (body(start_within_seconds=0), "start_within_seconds", "greater than 0"),
         (body(timeout_seconds=1e12), "timeout_seconds", "less than or equal to"),
@@ -89,11 +100,12 @@ def test_every_wrong_field_is_named(api: ApiServer) -> None:
     assert fields == {"model", "parameters.temperature", "parameters.top_p"}
 
 
+@pytest.mark.parametrize("name", ["temperature", "min_p", "repetition_penalty"])
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
-def test_numbers_that_are_none_are_refused(api: ApiServer, number: bytes) -> None:
-    sent = b'{"model":"noop","input":{"prompt":"a"},"parameters":{"temperature":%b}}' % number
+def test_numbers_that_are_none_are_refused(api: ApiServer, name: str, number: bytes) -> None:
+    sent = b'{"model":"noop","input":{"prompt":"a"},"parameters":{"%b":%b}}' % (name.encode(), number)
     said = problem(api.http.post("/v1/jobs", content=sent, headers=JSON), 422, "invalid_input")
-    assert said["errors"][0]["field"] == "parameters.temperature"
+    assert said["errors"][0]["field"] == f"parameters.{name}"
 
 
 @pytest.mark.parametrize(

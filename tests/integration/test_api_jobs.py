@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from nowserving import __version__
-from nowserving.job import Status, is_job_id
+from nowserving import __version__, keys
+from nowserving.job import Parameters, Status, is_job_id
 from tests.api_server import MODEL, ApiServer
 from tests.fake_worker import FakeWorker
 
@@ -179,8 +179,32 @@ def test_the_documentation_knows_the_body_of_a_submission(api: ApiServer) -> Non
     schemas = described["components"]["schemas"]
     content = described["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
     assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/Submission"}
-    assert "max_new_tokens" in schemas["Parameters"]["properties"]
+    known = schemas["Parameters"]["properties"]
+    assert set(known) == set(Parameters.model_fields)
+    assert (known["min_p"]["minimum"], known["min_p"]["maximum"], known["min_p"]["default"]) == (0, 1, 0)
+    assert known["repetition_penalty"]["exclusiveMinimum"] == 0
+    assert known["stop_token_ids"]["maxItems"] == 64
     assert api.http.get("/docs").status_code == 200
+
+
+LATER = {"min_p": 0.1, "repetition_penalty": 1.2, "stop_token_ids": [7], "ignore_eos": True}
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 0.5}, LATER], ids=["1", "2"])
+def test_records_of_both_versions_are_shown_listed_run_and_run_anew(
+    api: ApiServer, worker: FakeWorker, parameters: dict[str, object]
+) -> None:
+    job_id = api.submit_id(parameters=parameters)
+    assert worker.store.client.hget(keys.JOB + job_id, "v") == ("2" if parameters is LATER else "1")
+    shown = api.http.get(f"/v1/jobs/{job_id}").json()
+    assert shown["parameters"] == {**Parameters().model_dump(), "seed": shown["parameters"]["seed"], **parameters}
+    assert [job["id"] for job in api.http.get("/v1/jobs").json()["data"]] == [job_id]
+    assert worker.begin() == job_id
+    worker.finish(job_id, "broke", Status.FAILED)
+    anew = api.http.post(f"/v1/jobs/{job_id}/retry").json()
+    assert anew["parameters"] == shown["parameters"]
+    assert worker.begin() == anew["id"]
+    assert api.http.post(f"/v1/jobs/{anew['id']}/cancel").json()["status"] == "canceled"
 
 
 @pytest.mark.parametrize("key", ['"quoted"', "x" * 255, "a b"])

@@ -131,6 +131,13 @@ def test_submit_sends_what_was_given_and_nothing_else(client: Client, script: Sc
     }
 
 
+def test_every_parameter_is_sent_as_it_was_given(client: Client, script: Script) -> None:
+    parameters = {"min_p": 0.1, "repetition_penalty": 1.2, "stop_token_ids": [2, 7], "ignore_eos": True, "stop": ["x"]}
+    script.answers = [reply(202, QUEUED)]
+    client.submit("noop", "hi", **parameters)  # type: ignore[arg-type]
+    assert script.seen[0].body["parameters"] == parameters
+
+
 def test_a_repeated_submit_is_the_same_job(client: Client, script: Script, pauses: list[float]) -> None:
     unavailable = reply(503, {"code": "redis_unavailable"}, Retry_After="2")
     script.answers = [hang_up, unavailable, hang_up, reply(202, QUEUED)]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from nowserving.client import Client
-from nowserving.job import Status
+from nowserving.client import ApiError, Client
+from nowserving.job import VERSION, Status
 from nowserving.store import Store, connect
 from tests.api_process import ApiProcess
 from tests.child_process import ROOT
@@ -51,13 +51,16 @@ def previous() -> str:
     pytest.skip("the history is too short to have a previous version")
 
 
+def unpack(commit: str, folder: Path) -> Path:
+    with tarfile.open(fileobj=io.BytesIO(git("archive", commit, *CODE))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The previous version's code."""
-    folder = tmp_path_factory.mktemp("previous")
-    with tarfile.open(fileobj=io.BytesIO(git("archive", previous(), *CODE))) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return unpack(previous(), tmp_path_factory.mktemp("previous"))
 
 
 @pytest.fixture
@@ -65,6 +68,24 @@ def live(redis_url: str) -> Iterator[Store]:
     store = Store(connect(redis_url))
     yield store
     store.close()
+
+
+def previous_format() -> str:
+    """The newest commit whose code writes records of the version before this one's; skips if it is too far back."""
+    try:
+        commits = git("rev-list", f"--max-count={LOOK_BACK}", "HEAD", "--", "nowserving/job.py").decode().split()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no git checkout: there is no previous version to run")
+    for commit in commits:
+        if f"\nVERSION = {VERSION - 1}\n".encode() in git("show", f"{commit}:nowserving/job.py"):
+            return commit
+    pytest.skip("the history is too short to have a version that writes records of the previous format")
+
+
+@pytest.fixture(scope="module")
+def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Code that cannot read this version's records."""
+    return unpack(previous_format(), tmp_path_factory.mktemp("previous-format"))
 
 
 def read(url: str, job_id: str) -> tuple[list[int], str, list[str]]:
@@ -118,3 +139,30 @@ def test_both_versions_work_side_by_side(
     assert sum(look(live, job_id).takes for job_id in ids) >= 16, "the kills have hit too few running jobs"
     assert seen == [(list(range(TOKENS)), TEXT, ["succeeded"])] * 8
     assert [story(live, job_id) for job_id in ids] == [(TOKENS, TEXT, 1)] * 8
+
+
+def test_a_job_of_this_versions_parameters_waits_for_a_worker_that_knows_them(
+    live: Store, redis_url: str, oldest: Path, tmp_path: Path, eventually: Eventually
+) -> None:
+    new_api, old_api = (ApiProcess(redis_url, tmp_path, SOURCE) for _ in range(2))
+    old_worker, new_worker = (WorkerProcess(redis_url, tmp_path, SOURCE, lease_seconds=2) for _ in range(2))
+    for process in (old_api, old_worker):
+        process.root = oldest
+    with new_api, old_api, old_worker, Client(new_api.url) as new, Client(old_api.url) as old:
+        eventually(lambda: ready(live), 30)
+        later = new.submit(MODEL, prompt="hello", max_new_tokens=TOKENS, ignore_eos=True, min_p=0.1).id
+        plain = [client.submit(MODEL, prompt="hello", max_new_tokens=5, min_p=None).id for client in (new, old) * 2]
+        # They have come after it, and go past it.
+        assert {client.wait(job_id, 30).status for client in (new, old) for job_id in plain} == {Status.SUCCEEDED}
+        assert (look(live, later).status, look(live, later).v) == (Status.QUEUED, 2)
+        assert new.get(later).status is Status.QUEUED
+        assert {job.id for job in new.jobs().jobs} == {later, *plain}
+        assert {job.id for job in old.jobs().jobs} == set(plain)
+        with new_worker:
+            assert new.wait(later, 60).status is Status.SUCCEEDED
+            assert look(live, later).worker not in {look(live, job_id).worker for job_id in plain}
+        assert read(new_api.url, later) == (list(range(TOKENS)), TEXT, ["succeeded"])
+        canceled = new.submit(MODEL, prompt="hello", ignore_eos=True).id
+        with pytest.raises(ApiError, match="newer"):
+            old.cancel(canceled)
+        assert new.cancel(canceled).status is Status.CANCELED

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from json import loads
+from typing import Any
 
 import pytest
 import typer
@@ -9,8 +11,9 @@ from typer.testing import CliRunner
 
 from nowserving import __version__
 from nowserving.cli import app
-from nowserving.cli.submit import parse_messages, parse_metadata, print_stream
-from nowserving.client import Client, JobEvent
+from nowserving.cli.submit import parse_messages, parse_metadata, print_stream, submit
+from nowserving.client import Client, Job, JobEvent
+from nowserving.job import Parameters, Status
 
 runner = CliRunner()
 
@@ -71,6 +74,33 @@ def test_wrong_usage_ends_with_2_and_no_traceback(arguments: list[str]) -> None:
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
+
+
+def test_each_parameter_has_an_option_and_only_those_given_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def note(self: Client, model: str, **options: Any) -> Job:
+        sent.append({name: value for name, value in options.items() if value is not None})
+        return Job("job_1", model, Status.QUEUED)
+
+    monkeypatch.setattr(Client, "submit", note)
+    for words in (
+        [],
+        ["--min-p", "0.1", "--repetition-penalty", "1.2", "--ignore-eos", "--stop-token-id", "2"],
+        ["--stop-token-id", "2", "--stop-token-id", "7", "--stop", "x", "--top-k", "3"],
+    ):
+        assert runner.invoke(app, ["submit", "smollm2", "hi", *words]).exit_code == 0
+    plain = {"prompt": "hi", "metadata": {}}
+    assert sent == [
+        plain,
+        {**plain, "min_p": 0.1, "repetition_penalty": 1.2, "ignore_eos": True, "stop_token_ids": [2]},
+        {**plain, "stop_token_ids": [2, 7], "stop": ["x"], "top_k": 3},
+    ]
+
+
+def test_every_parameter_of_a_job_has_an_option() -> None:
+    options = set(inspect.signature(submit).parameters)
+    assert {name.replace("token_ids", "token_id") for name in Parameters.model_fields} <= options
 
 
 def test_the_version_is_printed() -> None:

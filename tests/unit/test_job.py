@@ -10,6 +10,7 @@ from nowserving.job import (
     TRANSITIONS,
     Input,
     Job,
+    Parameters,
     Status,
     Submission,
     fields_of,
@@ -19,6 +20,7 @@ from nowserving.job import (
     rfc3339,
     tokens_at_most,
 )
+from nowserving.parameters import LATER
 
 BODY = '{"model": "m", "input": {"prompt": "hello"}}'
 
@@ -103,6 +105,43 @@ def test_a_record_reads_as_it_was_written() -> None:
 def test_the_clients_seed_is_kept() -> None:
     body = '{"model": "m", "input": {"prompt": "a"}, "parameters": {"seed": 3}}'
     assert '"seed":3' in fields_of(submission(body), seed=7)["parameters"]
+
+
+OLD = '{"max_new_tokens":9,"temperature":0.5,"top_p":1.0,"top_k":0,"seed":3,"stop":["x"]%s}'
+GIVEN = '{"model": "m", "input": {"prompt": "hello"}, "parameters": ' + OLD + "}"
+
+
+@pytest.mark.parametrize(
+    "said", ["", ',"min_p":0', ',"repetition_penalty":1,"stop_token_ids":[],"ignore_eos":false', ',"min_p":-0.0']
+)
+def test_a_record_is_the_previous_versions_while_nothing_later_is_used(said: str) -> None:
+    assert fields_of(submission(GIVEN % said), seed=7) == {
+        "v": "1",
+        "model": "m",
+        "lane": "normal",
+        "input": '{"prompt":"hello"}',
+        "parameters": OLD % "",
+        "tokens": "15",
+        "timeout_seconds": "600",
+        "retain_seconds": "86400",
+    }
+
+
+@pytest.mark.parametrize(
+    "said", ['"min_p":0.1', '"repetition_penalty":1.3', '"stop_token_ids":[7,7]', '"ignore_eos":true']
+)
+def test_a_record_that_uses_something_later_is_of_the_later_version(said: str) -> None:
+    asked = submission(GIVEN % f",{said}")
+    fields = fields_of(asked, seed=7)
+    assert fields["v"] == "2"
+    assert Parameters.model_validate_json(fields["parameters"]) == asked.parameters
+    name = said.partition(":")[0]
+    assert all(f'"{later}":' not in fields["parameters"] for later in LATER if f'"{later}"' != name)
+    stored = {"id": "job_1", "status": "failed", "sequence": "1", "created_at": "1"}
+    job = Job.from_fields(fields | stored)
+    assert (job.v, job.parameters) == (2, asked.parameters)
+    again = fields_of(job.to_submission(), seed=8)
+    assert (again["v"], again["parameters"]) == ("2", fields["parameters"])
 
 
 @pytest.mark.parametrize("broken", [{}, {"status": "odd"}, {"input": "{"}, {"sequence": "x"}])
