@@ -12,7 +12,7 @@ from workers.engines.attention import Segment
 from workers.engines.cache import JobCache
 from workers.engines.engine import Ended, FinishReason, Prepared, Sink
 from workers.engines.model import LoadedModel
-from workers.engines.sampling import Choice
+from workers.engines.sampling import Choice, Seen
 from workers.engines.text import TextStream
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ class Row:
         self.cache: JobCache | None = None
         self._begun = False
         self._text: TextStream | None = None
-        seed = prompt.parameters.seed
-        self._seed = _seed_of(self.job_id) if seed is None else seed
+        parameters = prompt.parameters
+        self._seed = _seed_of(self.job_id) if parameters.seed is None else parameters.seed
+        self._seen = Seen(self.ids) if parameters.repetition_penalty != 1 else None
 
     @property
     def made(self) -> int:
@@ -54,7 +55,16 @@ class Row:
         """How the next token is to be picked."""
         parameters = self.prepared.prompt.parameters
         temperature = parameters.temperature if parameters.temperature >= COLDEST else 0.0
-        return Choice(temperature, parameters.top_k, parameters.top_p, self._seed, self.made)
+        return Choice(
+            temperature,
+            parameters.top_k,
+            parameters.top_p,
+            self._seed,
+            self.made,
+            parameters.min_p,
+            parameters.repetition_penalty,
+            self._seen.ids if self._seen else None,
+        )
 
     def replay(self, loaded: LoadedModel) -> None:
         """Take in silence, once, the tokens an earlier attempt has streamed; they may have ended the job already."""
@@ -87,6 +97,8 @@ class Row:
     def accept(self, token: int, loaded: LoadedModel) -> None:
         """Add the token just picked, stream it, and end if it was the last."""
         self.ids.append(token)
+        if self._seen:
+            self._seen.add(token)
         text, reason = self._take(token, self.made, loaded)
         index = self.made - 1
         self._tell(lambda: self.sink.tokens(index, (token,), text))
@@ -110,12 +122,13 @@ class Row:
     def _take(self, token: int, count: int, loaded: LoadedModel) -> tuple[str, FinishReason | None]:
         """The text that token number `count` releases, and how the job ends with it, if it does."""
         assert self._text is not None
-        if token in loaded.stop_ids:
+        parameters = self.prepared.prompt.parameters
+        if token in parameters.stop_token_ids or (token in loaded.stop_ids and not parameters.ignore_eos):
             return self._text.finish(), FinishReason.STOP
         text, stopped = self._text.feed(token)
         if stopped:
             return text, FinishReason.STOP
-        if count < self.prepared.prompt.parameters.max_new_tokens:
+        if count < parameters.max_new_tokens:
             return text, None
         return text + self._text.finish(), FinishReason.LENGTH
 

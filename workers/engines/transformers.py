@@ -100,6 +100,8 @@ class TransformersEngine:
             raise InvalidInputError("the prompt has no tokens")
         if strange := next((token for token in (*ids, *prompt.made) if not 0 <= token < loaded.vocabulary), None):
             raise InvalidInputError(f"token {strange} is not among the model's {loaded.vocabulary}")
+        if strange := next((token for token in prompt.parameters.stop_token_ids if token >= loaded.vocabulary), None):
+            raise InvalidInputError(f"stop token {strange} is not among the model's {loaded.vocabulary}")
         new = prompt.parameters.max_new_tokens
         prepared = Prepared(prompt, ids, len(ids) + new)
         needs = f"it needs {prepared.tokens} tokens ({len(ids)} prompt + {new} new)"
