@@ -95,10 +95,12 @@ def finish(
     text: str = "",
     begun: int | None = None,
     anew: bool = False,
+    kept: str = "",
 ) -> Call[bool]:
     """End the job with its last tokens; `result` is the output, or the error if it failed. False if lost.
 
     `begun` and `anew` take the place of `begin` for a job that began and ended at once: its prompt's tokens.
+    With `kept`, a finish_reason, an error gets an output beside it: what was made until then.
     """
     detail = "error" if status is Status.FAILED else "output"
     args: Args = (
@@ -112,7 +114,7 @@ def finish(
         csv(ids),
         text,
     )
-    args += (or_empty(begun), int(anew))
+    args += (or_empty(begun), int(anew), kept)
     return Call("finish", args, lambda reply: bool(reply[0] == "done"))
 
 

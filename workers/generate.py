@@ -141,12 +141,13 @@ class Generation:
         return self._end(lease, Status.SUCCEEDED, output, rest)
 
     def _fail(self, lease: Lease, error: NowservingError, rest: Piece | None = None) -> str:
-        return self._end(lease, Status.FAILED, _problem(error), rest)
+        kept = FinishReason.TIMEOUT.value if isinstance(error, JobTimeoutError) else ""
+        return self._end(lease, Status.FAILED, _problem(error), rest, kept)
 
-    def _end(self, lease: Lease, status: Status, result: dict[str, Any], rest: Piece | None) -> str:
-        last: dict[str, Any] = {}
+    def _end(self, lease: Lease, status: Status, result: dict[str, Any], rest: Piece | None, kept: str = "") -> str:
+        last: dict[str, Any] = {"kept": kept}
         if rest:
-            last = {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun, "anew": lease.anew}
+            last |= {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun, "anew": lease.anew}
         call = verb.finish(lease.job_id, lease.claim, status, result, **last)
         try:
             return status.value if self._patiently(lease, call) else "lost"

@@ -33,7 +33,7 @@ class Job:
 
     @property
     def text(self) -> str:
-        """What was generated; empty before the end."""
+        """What was generated, also until a cancel or a timeout; empty before the end."""
         return str((self.output or {}).get("text", ""))
 
     @classmethod

@@ -15,10 +15,6 @@ elseif job.status == 'canceled' then
 else
   return {'finished', job.status}
 end
-close(id, job, 'canceled', 'output', cjson.encode({
-  text = made(redis.call('XRANGE', EVENTS .. id, '-', '+')).text,
-  finish_reason = 'canceled',
-  usage = {prompt_tokens = number(job.prompt_tokens) or 0, completion_tokens = job.generated},
-}))
+close(id, job, 'canceled', 'output', made_until(id, job, 'canceled'))
 wake(job.model)
 return {'canceled'}

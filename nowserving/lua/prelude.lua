@@ -131,6 +131,7 @@ local function start(id, job, prompt_tokens, anew)
   if job.begun == job.claim then return end
   charge(id, job)
   job.begun = job.claim
+  job.prompt_tokens = prompt_tokens
   redis.call('HSET', JOB .. id, 'begun', job.claim, 'prompt_tokens', prompt_tokens)
   redis.call('HDEL', JOB .. id, 'start_by')
   emit(id, 'started', 'attempt', job.attempt, 'worker', job.worker)
@@ -143,7 +144,8 @@ end
 
 -- New tokens go on the stream; the first of a claim shows that the job is no poison, whatever it was charged before.
 local function stream(id, job, first, count, ids, text)
-  redis.call('HSET', JOB .. id, 'generated', first + count)
+  job.generated = first + count
+  redis.call('HSET', JOB .. id, 'generated', job.generated)
   if job.attempt > 0 then
     job.attempt, job.charged = 0, '0'
     redis.call('HSET', JOB .. id, 'charged', '0', 'attempt', 0)
@@ -191,10 +193,10 @@ local function keep(id, job)
   return retain
 end
 
--- The one way into a terminal status. `detail` is 'output' or 'error', `json` its value.
-local function close(id, job, status, detail, json)
-  redis.call('HSET', JOB .. id, 'status', status, 'finished_at', stamp(now), detail, json)
-  emit(id, status, detail, json)
+-- The one way into a terminal status, with 'output' or 'error' and its JSON, or both.
+local function close(id, job, status, ...)
+  redis.call('HSET', JOB .. id, 'status', status, 'finished_at', stamp(now), ...)
+  emit(id, status, ...)
   redis.call('PUBLISH', ENDED, id)
   local retain = keep(id, job)
   -- Three events are as short as it gets: started, one token event, the end.
@@ -227,6 +229,15 @@ local function made(entries)
     end
   end
   return {ids = table.concat(ids, ','), text = table.concat(text), last = last}
+end
+
+-- The output, as JSON, of a job that was stopped: what its readers have seen.
+local function made_until(id, job, finish_reason)
+  return cjson.encode({
+    text = made(redis.call('XRANGE', EVENTS .. id, '-', '+')).text,
+    finish_reason = finish_reason,
+    usage = {prompt_tokens = number(job.prompt_tokens) or 0, completion_tokens = job.generated},
+  })
 end
 
 -- A job that has used up its attempts ends, instead of killing one more worker. `json` is the last error, if known.

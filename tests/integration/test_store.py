@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from nowserving import keys, verb
@@ -163,6 +165,34 @@ def test_an_attempt_is_charged_at_the_start_and_refunded_at_the_first_token(stor
     assert look(store, job_id).attempt == 0
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "begun with its end"])
+def test_a_job_that_is_stopped_keeps_beside_its_error_what_its_readers_have_seen(store: Store, begun: bool) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "c")
+    error = {"code": "timeout", "message": "too long", "retryable": False}
+    last: dict[str, Any] = {"index": 0, "ids": [5, 6, 7], "text": "abc", "begun": 4}
+    if begun:
+        store.run(verb.begin(job_id, "c", 4))
+        store.run(verb.append(job_id, "c", 0, [5, 6], "ab"))
+        last = {"index": 2, "ids": [7], "text": "c"}
+    for _ in range(2):
+        assert store.run(verb.finish(job_id, "c", Status.FAILED, error, kept="timeout", **last))
+    usage = {"prompt_tokens": 4, "completion_tokens": 3}
+    output = {"text": "abc", "finish_reason": "timeout", "usage": usage}
+    job = look(store, job_id)
+    assert (job.status, job.error, job.output) == (Status.FAILED, error, output)
+    events = store.run(verb.read_events({job_id: "0"}))[job_id]
+    assert [event.data for event in events if event.terminal] == [{"error": error, "output": output}]
+
+
+def test_a_job_that_fails_otherwise_has_no_output(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "c")
+    store.run(verb.append(job_id, "c", 0, [5], "a"))
+    assert store.run(verb.finish(job_id, "c", Status.FAILED, {"code": "engine_error"}))
+    assert look(store, job_id).output is None
+
+
 def test_cancel_ends_a_job_wherever_it_is(store: Store) -> None:
     queued, running, ended = enqueue(store), "", ""
     ended = taken_id(store, "x") or ""
@@ -177,7 +207,7 @@ def test_cancel_ends_a_job_wherever_it_is(store: Store) -> None:
     assert look(store, queued).status is Status.CANCELED
     output = look(store, running).output
     assert output is not None
-    assert (output["text"], output["usage"]["completion_tokens"]) == ("half", 1)
+    assert (output["text"], output["finish_reason"], output["usage"]["completion_tokens"]) == ("half", "canceled", 1)
     stands = queue(store)
     assert (stands.depth, stands.running, stands.busy) == (0, 0, 0)
     assert renew(store, "a").lost == ("a",)

@@ -261,6 +261,10 @@ def test_a_timeout_counts_the_running_time_of_all_attempts(live: Store, start: S
     assert job.error == {"code": "timeout", "message": "it ran longer than its timeout_seconds, 2", "retryable": False}
     assert 2 <= job.ran_seconds < 3
     assert job.takes == 2
+    assert job.output is not None
+    assert job.output["finish_reason"] == "timeout"
+    assert job.output["usage"] == {"prompt_tokens": 5, "completion_tokens": job.generated}
+    assert story(live, job_id) == (job.generated, job.output["text"], 1)
 
 
 def test_readers_are_told_when_an_engine_cannot_resume(live: Store, start: Start, eventually: Eventually) -> None:
