@@ -56,6 +56,14 @@ def describe_versions() -> str:
     return f"Python {platform.python_version()}, {redis_server.version()}, {packages}"
 
 
+def describe_device(device: str, threads: int) -> str:
+    """What the model runs on, and by what."""
+    import torch  # here: most benches need none
+
+    name = f"{threads} threads of the CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+    return f"{name}; torch {torch.__version__}, transformers {version('transformers')}"
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

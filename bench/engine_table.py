@@ -1,0 +1,115 @@
+"""The engine bench's tables in Markdown: medians over the rounds, ratios of the same round, texts compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from bench.bandwidth import Floor
+from bench.run import Run
+
+Round = Mapping[int, Mapping[str, Run]]
+"""By the number of jobs, by the way's name."""
+Prompts = Mapping[int, Sequence[int]]
+"""By the number of jobs, how many tokens each prompt has: the first round's."""
+
+HEAD = (
+    "jobs",
+    "way",
+    "tokens/s",
+    "times one by one",
+    "times bare engine",
+    "first token p50, ms",
+    "p99, ms",
+    "decoding, tokens/s",
+    "of the ceiling",
+    "texts as one by one",
+)
+
+
+def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor: Floor, names: Sequence[str]) -> str:
+    """A line for each number of jobs and way. `names`: one by one first, the bare engine third."""
+    lines = [HEAD]
+    for jobs in rounds[0]:
+        ceiling = floor.tokens_per_second(prompts[jobs], new_tokens)
+        alone = floor.tokens_per_second(prompts[jobs][:1], new_tokens)
+        for name in names:
+            runs = [figures[jobs][name] for figures in rounds]
+            lines.append(
+                (
+                    str(jobs),
+                    name + ("" if runs[0].jobs == jobs else f" ({runs[0].jobs} of {jobs} jobs measured)"),
+                    number(median(run.tokens_per_second for run in runs)),
+                    _ratio(rounds, jobs, name, names[0]),
+                    _ratio(rounds, jobs, name, names[2]),
+                    *_first_tokens(runs, jobs),
+                    *_decoding(runs, ceiling if runs[0].together else alone),
+                    _same(rounds, jobs, name, names[0]),
+                )
+            )
+    return markdown(lines)
+
+
+def floor_table(prompts: Prompts, new_tokens: int, floor: Floor) -> str:
+    """What a step must read, and the ceiling that follows."""
+    lines = [("jobs", "weights, MB a step", "keys and values, MB a step", "floor, ms a step", "ceiling, tokens/s")]
+    for jobs, lengths in prompts.items():
+        lines.append(
+            (
+                str(jobs),
+                number(floor.weights_bytes / 1e6),
+                number(floor.cache_bytes(lengths, new_tokens) / 1e6),
+                number(floor.step_seconds(lengths, new_tokens) * 1000),
+                number(floor.tokens_per_second(lengths, new_tokens)),
+            )
+        )
+    return markdown(lines)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table, aligned to be read as it is; the first line is its head, numbers are to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    left = [column == HEAD.index("way") and lines[0] == HEAD for column in range(len(widths))]
+    rows = ["| " + " | ".join(_pad(*cell) for cell in zip(line, widths, left, strict=True)) + " |" for line in lines]
+    rule = "|" + "|".join("-" * (width + 1) + ("-" if side else ":") for width, side in zip(widths, left, strict=True))
+    return "\n".join([rows[0], rule + "|", *rows[1:]])
+
+
+def number(value: float) -> str:
+    """Three digits that matter."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _pad(cell: str, width: int, left: bool) -> str:
+    return cell.ljust(width) if left else cell.rjust(width)
+
+
+def _ratio(rounds: Sequence[Round], jobs: int, name: str, other: str) -> str:
+    times = [one[jobs][name].tokens_per_second / one[jobs][other].tokens_per_second for one in rounds]
+    spread = f" ({min(times):.2f} to {max(times):.2f})" if len(times) > 1 and name != other else ""
+    return f"{median(times):.2f}{spread}"
+
+
+def _first_tokens(runs: Sequence[Run], jobs: int) -> tuple[str, str]:
+    """None of a part: those not measured would have waited longest."""
+    if runs[0].jobs != jobs:
+        return "", ""
+    return number(median(run.first_token_ms(50) for run in runs)), number(
+        median(run.first_token_ms(99) for run in runs)
+    )
+
+
+def _decoding(runs: Sequence[Run], ceiling: float) -> tuple[str, str]:
+    rates = [rate for run in runs if (rate := run.decoded_per_second) is not None]
+    if len(rates) < len(runs):
+        return "", ""
+    return number(median(rates)), f"{median(rates) / ceiling:.0%}"
+
+
+def _same(rounds: Sequence[Round], jobs: int, name: str, first: str) -> str:
+    """How many texts of all rounds are the first way's, of those that it made."""
+    if name == first:
+        return ""
+    texts = [(one[jobs][name].texts, one[jobs][first].texts) for one in rounds]
+    same = [mine == theirs for pair in texts for mine, theirs in zip(*pair, strict=False)]
+    return "the same" if all(same) else f"{sum(same)} of {len(same)}"

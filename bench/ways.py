@@ -1,0 +1,154 @@
+"""The ways to answer the same chats in this process: transformers' own `generate`, and an engine all by itself.
+
+Each makes the same number of tokens, greedily: the end of a text does not end it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from bench.chat import Chat
+from bench.errors import BenchError
+from bench.run import Run
+from workers.engines.engine import Ended, Engine, FinishReason
+from workers.engines.text import TextStream
+
+
+class Way(Protocol):
+    """One way; `together`: whether it runs the jobs side by side."""
+
+    name: str
+
+    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+        """Answer them all, submitted at once. Raises BenchError if a job did not make its tokens."""
+
+
+class Generate:
+    """`model.generate`, the first `most` jobs one after the other."""
+
+    name = "generate, one by one"
+
+    def __init__(self, model: Any, tokenizer: Any, most: int | None = None) -> None:
+        self._model, self._tokenizer, self._most = model, tokenizer, most
+
+    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+        """See Way."""
+        began = time.perf_counter()
+        done = [_generate(self._model, [chat], new_tokens, began) for chat in chats[: self._most]]
+        seconds = time.perf_counter() - began
+        texts = [_text(self._tokenizer, rows[0]) for _, rows in done]
+        return Run(seconds, [times for times, _ in done], texts, together=False)
+
+
+class StaticBatch:
+    """`model.generate` once, with all prompts padded on the left to the longest."""
+
+    name = "generate, static batch"
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model, self._tokenizer = model, tokenizer
+
+    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+        """See Way."""
+        began = time.perf_counter()
+        times, rows = _generate(self._model, chats, new_tokens, began)
+        seconds = time.perf_counter() - began
+        return Run(seconds, [times for _ in chats], [_text(self._tokenizer, row) for row in rows])
+
+
+class BareEngine:
+    """An engine of the project, started, with no queue, worker or API before it."""
+
+    def __init__(self, engine: Engine, name: str = "engine") -> None:
+        self.name = name
+        self._engine = engine
+
+    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+        """See Way."""
+        began = time.perf_counter()
+        sinks = []
+        for number, chat in enumerate(chats):
+            sinks.append(_Sink(began))
+            self._engine.submit(self._engine.prepare(chat.prompt(f"job-{number}", new_tokens)), sinks[-1])
+        texts = [sink.wait(new_tokens) for sink in sinks]
+        return Run(time.perf_counter() - began, [sink.token_seconds for sink in sinks], texts)
+
+
+class _Sink:
+    def __init__(self, began: float) -> None:
+        self.token_seconds: list[float] = []
+        self._began = began
+        self._end: Ended | None = None
+        self._over = threading.Event()
+
+    def begun(self, prompt_tokens: int) -> None:
+        """See Sink."""
+
+    def progress(self, done: int, total: int) -> None:
+        """See Sink."""
+
+    def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
+        """See Sink."""
+        self.token_seconds += [time.perf_counter() - self._began] * len(ids)
+
+    def ended(self, end: Ended) -> None:
+        """See Sink."""
+        self._end = end
+        self._over.set()
+
+    def wait(self, new_tokens: int) -> str:
+        self._over.wait()
+        end = self._end
+        assert end is not None
+        if end.reason is not FinishReason.LENGTH or end.completion_tokens != new_tokens:
+            raise BenchError(f"a job ended after {end.completion_tokens} tokens: {end.reason}, {end.error}")
+        return end.text
+
+
+class _Clock(BaseStreamer):
+    """Notes when `generate` hands out tokens; what it hands out first is the prompt."""
+
+    def __init__(self, began: float) -> None:
+        self.seconds: list[float] = []
+        self._began, self._prompt = began, True
+
+    def put(self, value: Any) -> None:
+        if not self._prompt:
+            self.seconds.append(time.perf_counter() - self._began)
+        self._prompt = False
+
+    def end(self) -> None:
+        pass
+
+
+def _generate(model: Any, chats: Sequence[Chat], new_tokens: int, began: float) -> tuple[list[float], list[list[int]]]:
+    """When each token came, and the new ids of each row."""
+    longest = max(len(chat.prompt_ids) for chat in chats)
+    padding = [longest - len(chat.prompt_ids) for chat in chats]
+    ids = [[0] * pad + [*chat.prompt_ids] for pad, chat in zip(padding, chats, strict=True)]
+    seen = [[0] * pad + [1] * (longest - pad) for pad in padding]
+    clock = _Clock(began)
+    made = model.generate(
+        input_ids=torch.tensor(ids, device=model.device),
+        attention_mask=torch.tensor(seen, device=model.device),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+        streamer=clock,
+    )
+    rows = made[:, longest:].tolist()
+    if len(clock.seconds) != new_tokens or any(len(row) != new_tokens for row in rows):
+        raise BenchError(f"generate made {len(clock.seconds)} of {new_tokens} tokens")
+    return clock.seconds, rows
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The engine's own detokenizing, so that only the tokens can make texts differ."""
+    stream = TextStream(tokenizer.backend_tokenizer, ())
+    return "".join(stream.feed(token)[0] for token in ids) + stream.finish()
