@@ -1,7 +1,8 @@
 """`python -m bench.engine`: an engine worth its device? The same chats by every way, side by side in one run.
 
-The ways are transformers' `generate` one by one and as a static batch, and the engine bare. Each number of jobs is
-answered by all ways in turn, in rounds that change their order; the jobs of one are all submitted at once.
+The ways are transformers' `generate` one by one and as a static batch, the engine bare, and the engine through the
+whole stack. Each number of jobs is answered by all ways in turn, in rounds that change their order; the jobs of one
+number are all submitted at once.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from bench.errors import BenchError
 from bench.machine import Watch, describe_device, describe_machine
 from bench.run import Run
 from bench.ways import BareEngine, Generate, StaticBatch, Way
-from workers.engines.engine import Engine
+from bench.whole import WholeStack
+from nowserving.job import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from workers.engines.transformers import TransformersEngine
 
 WARM_UP_TOKENS = 4
 PROMPT_BYTES_A_TOKEN = 8
-"""The gate counts a prompt by its bytes, before any tokenizer has seen it."""
+"""The gate counts a prompt by its bytes, before any tokenizer has seen it; so many suffice for the words used here."""
+WAYS = ("alone", "static", "engine", "stack")
 
 
 def main() -> int:
@@ -55,10 +58,23 @@ def run(options: argparse.Namespace) -> str:
         model, tokenizer = models.make(options.model, options.device, options.dtype)
         bandwidth = measure_bandwidth(options.device)
         plain = models.twin(model)
-        weights = weights_bytes(plain)
-        engine = _start_engine(model, tokenizer, options)
+        slots = max(options.jobs)
+        tokens = TEMPLATE_TOKENS + MESSAGE_TOKENS + options.prompt[1] * PROMPT_BYTES_A_TOKEN + options.tokens
+        budget_bytes = models.cache_bytes(model, slots * tokens)
+        engine = TransformersEngine.of(
+            model, tokenizer, slots=slots, budget_bytes=budget_bytes, threads=options.threads
+        )
         parts.callback(engine.close)
-        ways: list[Way] = [Generate(plain, tokenizer, options.alone), StaticBatch(plain, tokenizer), BareEngine(engine)]
+        engine.start()
+        ways: dict[str, Way] = {
+            "alone": Generate(plain, tokenizer, options.alone),
+            "static": StaticBatch(plain, tokenizer),
+            "engine": BareEngine(engine),
+        }
+        stacks: list[WholeStack] = []
+        if "stack" in options.ways:
+            stacks = [parts.enter_context(WholeStack(_entry(options, slots, budget_bytes)))]
+            ways["stack"] = stacks[0]
         chats = [
             {
                 jobs: make_chats(engine, jobs, options.prompt, options.tokens, f"{number}/{jobs}")
@@ -66,33 +82,37 @@ def run(options: argparse.Namespace) -> str:
             }
             for number in range(options.rounds)
         ]
-        _warm_up(ways, chats[0], options.alone)
-        watch = Watch([])
+        chosen = [ways[name] for name in WAYS if name in options.ways]
+        _warm_up(chosen, chats[0])
+        watch = Watch(stacks)
         rounds, others_cores = [], []
         for number, asked in enumerate(chats):
-            rounds.append({jobs: _answer(ways, asked[jobs], options.tokens, number) for jobs in options.jobs})
+            rounds.append({jobs: _answer(chosen, asked[jobs], options.tokens, number) for jobs in options.jobs})
             others_cores.append(watch.others_cores())
         prompts = {jobs: [len(chat.prompt_ids) for chat in asked] for jobs, asked in chats[0].items()}
-        floor = Floor(bandwidth, weights, engine.cost)
-        return _report(options, rounds, prompts, floor, [way.name for way in ways], others_cores)
+        return _report(options, rounds, prompts, Floor(bandwidth, weights_bytes(plain), engine.cost), others_cores)
 
 
-def _start_engine(model: object, tokenizer: object, options: argparse.Namespace) -> Engine:
-    longest = options.prompt[1] * PROMPT_BYTES_A_TOKEN + options.tokens
-    slots = max(options.jobs)
-    budget = models.cache_bytes(model, slots * longest)
-    engine = TransformersEngine.of(model, tokenizer, slots=slots, budget_bytes=budget, threads=options.threads)
-    engine.start()
-    return engine
+def _entry(options: argparse.Namespace, slots: int, budget_bytes: int) -> str:
+    """The model in the worker's catalog."""
+    return f"""\
+engine = "bench.model:engine"
+source = "{options.model}@{budget_bytes}"
+slots = {slots}
+memory_fraction = 1.0
+device = "{options.device}"
+dtype = "{options.dtype}"
+threads = {options.threads}
+"""
 
 
-def _warm_up(ways: Sequence[Way], chats: dict[int, Sequence[Chat]], alone: int | None) -> None:
+def _warm_up(ways: Sequence[Way], chats: dict[int, Sequence[Chat]]) -> None:
     """What a process or a device does once for each size of a batch is done before the clock runs."""
     for jobs, asked in chats.items():
         for way in ways:
             some = asked[:1] if isinstance(way, Generate) else asked
             print(f"warming up: {way.name}, {jobs} jobs", file=sys.stderr, flush=True)
-            way.run(some, WARM_UP_TOKENS)
+            way.answer(some, WARM_UP_TOKENS)
 
 
 def _answer(ways: Sequence[Way], chats: Sequence[Chat], new_tokens: int, number: int) -> dict[str, Run]:
@@ -100,7 +120,7 @@ def _answer(ways: Sequence[Way], chats: Sequence[Chat], new_tokens: int, number:
     first = number % len(ways)
     runs = {}
     for way in (*ways[first:], *ways[:first]):
-        runs[way.name] = way.run(chats, new_tokens)
+        runs[way.name] = way.answer(chats, new_tokens)
         rate = runs[way.name].tokens_per_second
         print(f"round {number + 1}: {way.name}, {len(chats)} jobs: {rate:.1f} tokens/s", file=sys.stderr, flush=True)
     return runs
@@ -111,7 +131,6 @@ def _report(
     rounds: Sequence[Round],
     prompts: Prompts,
     floor: Floor,
-    names: Sequence[str],
     others_cores: Sequence[float],
 ) -> str:
     fewest = min(min(lengths) for lengths in prompts.values())
@@ -120,7 +139,7 @@ def _report(
     return f"""\
 `{command}`
 
-{ways_table(rounds, prompts, options.tokens, floor, names)}
+{ways_table(rounds, prompts, options.tokens, floor)}
 
 Medians of {len(rounds)} rounds, in brackets the least and the most ratio; prompts of {fewest} to {most} tokens,
 {options.tokens} new tokens each, greedy, {options.model} in {_dtype(options)}.
@@ -149,6 +168,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 8, 32, 128], help="jobs at once (1 8 32 128)")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each job (64)")
     parser.add_argument("--prompt", type=_range, default=(20, 60), help="tokens of the prompts (20:60)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="which ways (all)")
     parser.add_argument("--alone", type=int, help="one by one, measure so many jobs at most (all)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads on the CPU (1)")

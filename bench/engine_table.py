@@ -7,12 +7,15 @@ from statistics import median
 
 from bench.bandwidth import Floor
 from bench.run import Run
+from bench.ways import BareEngine, Generate, StaticBatch
+from bench.whole import WholeStack
 
 Round = Mapping[int, Mapping[str, Run]]
 """By the number of jobs, by the way's name."""
 Prompts = Mapping[int, Sequence[int]]
 """By the number of jobs, how many tokens each prompt has: the first round's."""
 
+NAMES = [way.name for way in (Generate, StaticBatch, BareEngine, WholeStack)]
 HEAD = (
     "jobs",
     "way",
@@ -27,24 +30,24 @@ HEAD = (
 )
 
 
-def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor: Floor, names: Sequence[str]) -> str:
-    """A line for each number of jobs and way. `names`: one by one first, the bare engine third."""
+def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor: Floor) -> str:
+    """A line for each number of jobs and way; texts are compared with those of one by one."""
     lines = [HEAD]
-    for jobs in rounds[0]:
+    for jobs, ways in rounds[0].items():
         ceiling = floor.tokens_per_second(prompts[jobs], new_tokens)
         alone = floor.tokens_per_second(prompts[jobs][:1], new_tokens)
-        for name in names:
+        for name in sorted(ways, key=NAMES.index):
             runs = [figures[jobs][name] for figures in rounds]
             lines.append(
                 (
                     str(jobs),
                     name + ("" if runs[0].jobs == jobs else f" ({runs[0].jobs} of {jobs} jobs measured)"),
                     number(median(run.tokens_per_second for run in runs)),
-                    _ratio(rounds, jobs, name, names[0]),
-                    _ratio(rounds, jobs, name, names[2]),
+                    _ratio(rounds, jobs, name, Generate.name),
+                    _ratio(rounds, jobs, name, BareEngine.name),
                     *_first_tokens(runs, jobs),
                     *_decoding(runs, ceiling if runs[0].together else alone),
-                    _same(rounds, jobs, name, names[0]),
+                    _same(rounds, jobs, name),
                 )
             )
     return markdown(lines)
@@ -85,6 +88,8 @@ def _pad(cell: str, width: int, left: bool) -> str:
 
 
 def _ratio(rounds: Sequence[Round], jobs: int, name: str, other: str) -> str:
+    if other not in rounds[0][jobs]:
+        return ""
     times = [one[jobs][name].tokens_per_second / one[jobs][other].tokens_per_second for one in rounds]
     spread = f" ({min(times):.2f} to {max(times):.2f})" if len(times) > 1 and name != other else ""
     return f"{median(times):.2f}{spread}"
@@ -106,10 +111,10 @@ def _decoding(runs: Sequence[Run], ceiling: float) -> tuple[str, str]:
     return number(median(rates)), f"{median(rates) / ceiling:.0%}"
 
 
-def _same(rounds: Sequence[Round], jobs: int, name: str, first: str) -> str:
-    """How many texts of all rounds are the first way's, of those that it made."""
-    if name == first:
+def _same(rounds: Sequence[Round], jobs: int, name: str) -> str:
+    """How many texts of all rounds are those of `generate` alone, as far as it made them."""
+    if name == Generate.name or Generate.name not in rounds[0][jobs]:
         return ""
-    texts = [(one[jobs][name].texts, one[jobs][first].texts) for one in rounds]
+    texts = [(one[jobs][name].texts, one[jobs][Generate.name].texts) for one in rounds]
     same = [mine == theirs for pair in texts for mine, theirs in zip(*pair, strict=False)]
     return "the same" if all(same) else f"{sum(same)} of {len(same)}"

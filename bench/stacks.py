@@ -43,25 +43,29 @@ class Tutorial(Stack):
 
 
 class Nowserving(Stack):
-    """This checkout, with the noop engine, on Redis with every write on disk before it is answered."""
+    """This checkout, with one model of the catalog, on Redis with every write on disk before it is answered."""
 
     name = "nowserving"
     dialect = NOWSERVING
     persistence = DURABLE
 
+    def __init__(self, model: str = "noop", entry: str = 'engine = "noop"\nslots = 8') -> None:
+        super().__init__()
+        self._catalog = f"[models.{model}]\n{entry}\n"
+        self._queue = f"nowserving:queue:{model}"
+
     def start(self) -> None:
         """Run uvicorn, then Celery."""
         models = self.folder / "models.toml"
-        models.write_text('[models.noop]\nengine = "noop"\nslots = 8\n')
+        models.write_text(self._catalog)
         env = {"NOWSERVING_REDIS_URL": self.redis.url, "NOWSERVING_MODELS_FILE": str(models)}
         self.run("api", [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(self.port), *QUIET_API], env)
-        queue = "nowserving:queue:noop"
-        worker = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", queue, "-P", "threads"]
+        worker = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", self._queue, "-P", "threads"]
         self.run("worker", worker, env)
 
     def waiting(self) -> int:
         """Size of the queue's sorted set."""
-        return _integer(self.redis.client.zcard("nowserving:queue:noop"))
+        return _integer(self.redis.client.zcard(self._queue))
 
     def finish_times(self, job_ids: Sequence[str]) -> list[float]:
         """`finished_at` of the records."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from transformers.generation.streamers import BaseStreamer
@@ -21,23 +21,23 @@ from workers.engines.text import TextStream
 
 
 class Way(Protocol):
-    """One way; `together`: whether it runs the jobs side by side."""
+    """One way."""
 
-    name: str
+    name: ClassVar[str]
 
-    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+    def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """Answer them all, submitted at once. Raises BenchError if a job did not make its tokens."""
 
 
 class Generate:
     """`model.generate`, the first `most` jobs one after the other."""
 
-    name = "generate, one by one"
+    name: ClassVar[str] = "generate, one by one"
 
     def __init__(self, model: Any, tokenizer: Any, most: int | None = None) -> None:
         self._model, self._tokenizer, self._most = model, tokenizer, most
 
-    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+    def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """See Way."""
         began = time.perf_counter()
         done = [_generate(self._model, [chat], new_tokens, began) for chat in chats[: self._most]]
@@ -49,12 +49,12 @@ class Generate:
 class StaticBatch:
     """`model.generate` once, with all prompts padded on the left to the longest."""
 
-    name = "generate, static batch"
+    name: ClassVar[str] = "generate, static batch"
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model, self._tokenizer = model, tokenizer
 
-    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+    def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """See Way."""
         began = time.perf_counter()
         times, rows = _generate(self._model, chats, new_tokens, began)
@@ -63,13 +63,14 @@ class StaticBatch:
 
 
 class BareEngine:
-    """An engine of the project, started, with no queue, worker or API before it."""
+    """The default engine, started, with no queue, worker or API before it."""
 
-    def __init__(self, engine: Engine, name: str = "engine") -> None:
-        self.name = name
+    name: ClassVar[str] = "engine"
+
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def run(self, chats: Sequence[Chat], new_tokens: int) -> Run:
+    def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """See Way."""
         began = time.perf_counter()
         sinks = []
