@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> str:
     torch.set_num_threads(options.threads)
     with ExitStack() as parts:
         model, tokenizer = models.make(options.model, options.device, options.dtype)
-        bandwidth = measure_bandwidth(options.device)
+        bandwidths = [measure_bandwidth(options.device)]
         plain = models.twin(model)
         slots = max(options.jobs)
         tokens = TEMPLATE_TOKENS + MESSAGE_TOKENS + options.prompt[1] * PROMPT_BYTES_A_TOKEN + options.tokens
@@ -89,8 +89,10 @@ def run(options: argparse.Namespace) -> str:
         for number, asked in enumerate(chats):
             rounds.append({jobs: _answer(chosen, asked[jobs], options.tokens, number) for jobs in options.jobs})
             others_cores.append(watch.others_cores())
+            bandwidths.append(measure_bandwidth(options.device))
         prompts = {jobs: [len(chat.prompt_ids) for chat in asked] for jobs, asked in chats[0].items()}
-        return _report(options, rounds, prompts, Floor(bandwidth, weights_bytes(plain), engine.cost), others_cores)
+        floor = Floor(max(bandwidths), weights_bytes(plain), engine.cost)
+        return _report(options, rounds, prompts, floor, others_cores)
 
 
 def _entry(options: argparse.Namespace, slots: int, budget_bytes: int) -> str:
@@ -144,7 +146,7 @@ def _report(
 Medians of {len(rounds)} rounds, in brackets the least and the most ratio; prompts of {fewest} to {most} tokens,
 {options.tokens} new tokens each, greedy, {options.model} in {_dtype(options)}.
 
-What decoding must read, at {floor.bytes_per_second / 1e9:.1f} GB/s, as measured here:
+What decoding must read, at {floor.bytes_per_second / 1e9:.1f} GB/s (the best of several tries before and after each round):
 
 {floor_table(prompts, options.tokens, floor)}
 

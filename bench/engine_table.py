@@ -26,6 +26,7 @@ HEAD = (
     "p99, ms",
     "decoding, tokens/s",
     "of the ceiling",
+    "tokens a CPU second",
     "texts as one by one",
 )
 
@@ -46,7 +47,8 @@ def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor
                     _ratio(rounds, jobs, name, Generate.name),
                     _ratio(rounds, jobs, name, BareEngine.name),
                     *_first_tokens(runs, jobs),
-                    *_decoding(runs, ceiling if runs[0].together else alone),
+                    *_decoding(runs, alone if runs[0].how == "one by one" else ceiling),
+                    number(median(run.tokens_per_cpu_second for run in runs)),
                     _same(rounds, jobs, name),
                 )
             )

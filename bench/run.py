@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import quantiles
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +15,10 @@ class Run:
     seconds: float
     token_seconds: Sequence[Sequence[float]]
     texts: Sequence[str]
-    together: bool = True
-    """Whether the jobs ran side by side; if not, one after the other."""
+    cpu_seconds: float
+    """Of all processes that the answers took, the clients' left out."""
+    how: Literal["one by one", "together", "seen"] = "together"
+    """`seen`: together, but watched from outside, where tokens come in packs."""
 
     @property
     def jobs(self) -> int:
@@ -32,6 +35,11 @@ class Run:
         """From the first job's submission to the last one's end: prompts and all waiting count."""
         return self.tokens / self.seconds
 
+    @property
+    def tokens_per_cpu_second(self) -> float:
+        """What a busy machine distorts least."""
+        return self.tokens / self.cpu_seconds if self.cpu_seconds else 0.0
+
     def first_token_ms(self, percent: int) -> float:
         """So many percent of the jobs had their first token by then."""
         firsts = [times[0] * 1000 for times in self.token_seconds]
@@ -43,7 +51,9 @@ class Run:
 
         Of jobs one after the other: what each makes after its first token.
         """
-        if not self.together:
+        if self.how == "seen":
+            return None
+        if self.how == "one by one":
             made = sum(len(times) - 1 for times in self.token_seconds)
             spent = sum(times[-1] - times[0] for times in self.token_seconds)
         else:

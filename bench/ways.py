@@ -39,11 +39,11 @@ class Generate:
 
     def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """See Way."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         done = [_generate(self._model, [chat], new_tokens, began) for chat in chats[: self._most]]
-        seconds = time.perf_counter() - began
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         texts = [_text(self._tokenizer, rows[0]) for _, rows in done]
-        return Run(seconds, [times for times, _ in done], texts, together=False)
+        return Run(seconds, [times for times, _ in done], texts, cpu_seconds, how="one by one")
 
 
 class StaticBatch:
@@ -56,10 +56,10 @@ class StaticBatch:
 
     def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """See Way."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         times, rows = _generate(self._model, chats, new_tokens, began)
-        seconds = time.perf_counter() - began
-        return Run(seconds, [times for _ in chats], [_text(self._tokenizer, row) for row in rows])
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        return Run(seconds, [times for _ in chats], [_text(self._tokenizer, row) for row in rows], cpu_seconds)
 
 
 class BareEngine:
@@ -72,13 +72,14 @@ class BareEngine:
 
     def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """See Way."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         sinks = []
         for number, chat in enumerate(chats):
             sinks.append(_Sink(began))
             self._engine.submit(self._engine.prepare(chat.prompt(f"job-{number}", new_tokens)), sinks[-1])
         texts = [sink.wait(new_tokens) for sink in sinks]
-        return Run(time.perf_counter() - began, [sink.token_seconds for sink in sinks], texts)
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        return Run(seconds, [sink.token_seconds for sink in sinks], texts, cpu_seconds)
 
 
 class _Sink:

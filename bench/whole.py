@@ -13,6 +13,7 @@ import uvloop
 
 from bench.chat import TIMEOUT_SECONDS, Chat
 from bench.connection import Connection, connect
+from bench.cpu import Cpu
 from bench.dialect import NOWSERVING
 from bench.errors import BenchError
 from bench.follow import follow
@@ -57,7 +58,7 @@ class WholeStack(Nowserving):
         free: asyncio.Queue[Connection] = asyncio.Queue()
         for connection in connections:
             free.put_nowait(connection)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), Cpu.of(self)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._answer(free, chat, new_tokens, began)) for chat in chats]
@@ -68,9 +69,9 @@ class WholeStack(Nowserving):
         finally:
             for connection in connections:
                 connection.close()
-        seconds = time.perf_counter() - began
+        seconds, cpu_seconds = time.perf_counter() - began, Cpu.of(self).total - cpu.total
         answers = [task.result() for task in tasks]
-        return Run(seconds, [times for times, _ in answers], [text for _, text in answers])
+        return Run(seconds, [times for times, _ in answers], [text for _, text in answers], cpu_seconds, "seen")
 
     async def _answer(
         self, free: asyncio.Queue[Connection], chat: Chat, new_tokens: int, began: float
