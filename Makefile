@@ -9,11 +9,11 @@ FAULTS ?= 108
 SEED ?= 1
 
 # None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
-demo test test-servers unit chaos mutants bench bench-peers: export HF_HUB_OFFLINE := 1
-demo test test-servers unit chaos mutants bench bench-peers: export TOKENIZERS_PARALLELISM := false
+demo test test-servers unit chaos mutants bench bench-engine bench-peers: export HF_HUB_OFFLINE := 1
+demo test test-servers unit chaos mutants bench bench-engine bench-peers: export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-servers unit chaos mutants check format bench bench-peers lock clean
+.PHONY: help install demo up test test-servers unit chaos mutants check format bench bench-engine bench-peers lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ format: install  ## let ruff mend what it can
 
 bench: install  ## nowserving beside FastAPI + Celery as the tutorials have them
 	$(BIN)/python -m bench.queue $(BENCH_ARGS)
+
+bench-engine: install  ## the engine, bare and through the whole stack, beside transformers' generate; a good half hour
+	$(BIN)/python -m bench.engine $(BENCH_ARGS)
 
 bench-peers: install  ## nowserving beside Ray Serve's asynchronous inference
 	$(BIN)/python -m bench.queue --peer ray $(BENCH_ARGS)

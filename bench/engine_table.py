@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from bench.bandwidth import Floor
+from bench.bare import BareEngine, OpenAIServer
 from bench.run import Run
-from bench.ways import BareEngine, Generate, StaticBatch
+from bench.ways import Generate, StaticBatch
 from bench.whole import WholeStack
 
 Round = Mapping[int, Mapping[str, Run]]
@@ -15,7 +16,7 @@ Round = Mapping[int, Mapping[str, Run]]
 Prompts = Mapping[int, Sequence[int]]
 """By the number of jobs, how many tokens each prompt has: the first round's."""
 
-NAMES = [way.name for way in (Generate, StaticBatch, BareEngine, WholeStack)]
+NAMES = [way.name for way in (Generate, StaticBatch, BareEngine, WholeStack, OpenAIServer)]
 HEAD = (
     "jobs",
     "way",

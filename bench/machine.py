@@ -60,7 +60,9 @@ def describe_device(device: str, threads: int) -> str:
     """What the model runs on, and by what."""
     import torch  # here: most benches need none
 
-    name = f"{threads} threads of the CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+    name = (
+        f"CPU, {threads} torch thread{'s' * (threads > 1)}" if device == "cpu" else torch.cuda.get_device_name(device)
+    )
     return f"{name}; torch {torch.__version__}, transformers {version('transformers')}"
 
 

@@ -49,8 +49,9 @@ class Nowserving(Stack):
     dialect = NOWSERVING
     persistence = DURABLE
 
-    def __init__(self, model: str = "noop", entry: str = 'engine = "noop"\nslots = 8') -> None:
+    def __init__(self, model: str = "noop", entry: str = 'engine = "noop"\nslots = 8', **settings: object) -> None:
         super().__init__()
+        self._settings = {f"NOWSERVING_{name.upper()}": str(value) for name, value in settings.items()}
         self._catalog = f"[models.{model}]\n{entry}\n"
         self._queue = f"nowserving:queue:{model}"
 
@@ -58,7 +59,7 @@ class Nowserving(Stack):
         """Run uvicorn, then Celery."""
         models = self.folder / "models.toml"
         models.write_text(self._catalog)
-        env = {"NOWSERVING_REDIS_URL": self.redis.url, "NOWSERVING_MODELS_FILE": str(models)}
+        env = {"NOWSERVING_REDIS_URL": self.redis.url, "NOWSERVING_MODELS_FILE": str(models), **self._settings}
         self.run("api", [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(self.port), *QUIET_API], env)
         worker = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", self._queue, "-P", "threads"]
         self.run("worker", worker, env)

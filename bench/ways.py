@@ -1,11 +1,10 @@
-"""The ways to answer the same chats in this process: transformers' own `generate`, and an engine all by itself.
+"""What a way to answer chats is, and transformers' own two: `generate`, one by one and as a static batch.
 
-Each makes the same number of tokens, greedily: the end of a text does not end it.
+Every way makes the same number of tokens, greedily: the end of a text does not end it.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -16,7 +15,6 @@ from transformers.generation.streamers import BaseStreamer
 from bench.chat import Chat
 from bench.errors import BenchError
 from bench.run import Run
-from workers.engines.engine import Ended, Engine, FinishReason
 from workers.engines.text import TextStream
 
 
@@ -60,57 +58,6 @@ class StaticBatch:
         times, rows = _generate(self._model, chats, new_tokens, began)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         return Run(seconds, [times for _ in chats], [_text(self._tokenizer, row) for row in rows], cpu_seconds)
-
-
-class BareEngine:
-    """The default engine, started, with no queue, worker or API before it."""
-
-    name: ClassVar[str] = "engine"
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
-        """See Way."""
-        began, cpu = time.perf_counter(), time.process_time()
-        sinks = []
-        for number, chat in enumerate(chats):
-            sinks.append(_Sink(began))
-            self._engine.submit(self._engine.prepare(chat.prompt(f"job-{number}", new_tokens)), sinks[-1])
-        texts = [sink.wait(new_tokens) for sink in sinks]
-        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-        return Run(seconds, [sink.token_seconds for sink in sinks], texts, cpu_seconds)
-
-
-class _Sink:
-    def __init__(self, began: float) -> None:
-        self.token_seconds: list[float] = []
-        self._began = began
-        self._end: Ended | None = None
-        self._over = threading.Event()
-
-    def begun(self, prompt_tokens: int) -> None:
-        """See Sink."""
-
-    def progress(self, done: int, total: int) -> None:
-        """See Sink."""
-
-    def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
-        """See Sink."""
-        self.token_seconds += [time.perf_counter() - self._began] * len(ids)
-
-    def ended(self, end: Ended) -> None:
-        """See Sink."""
-        self._end = end
-        self._over.set()
-
-    def wait(self, new_tokens: int) -> str:
-        self._over.wait()
-        end = self._end
-        assert end is not None
-        if end.reason is not FinishReason.LENGTH or end.completion_tokens != new_tokens:
-            raise BenchError(f"a job ended after {end.completion_tokens} tokens: {end.reason}, {end.error}")
-        return end.text
 
 
 class _Clock(BaseStreamer):

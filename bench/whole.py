@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Self
 
-import httpx
 import uvloop
 
 from bench.chat import TIMEOUT_SECONDS, Chat
@@ -20,6 +19,7 @@ from bench.follow import follow
 from bench.process import wait_until
 from bench.run import Run
 from bench.stacks import Nowserving
+from nowserving.client import Client
 
 MODEL = "bench"
 CONNECTIONS = 32
@@ -32,8 +32,9 @@ class WholeStack(Nowserving):
 
     name = "the whole stack"
 
-    def __init__(self, entry: str) -> None:
-        super().__init__(MODEL, entry)
+    def __init__(self, entry: str, **settings: object) -> None:
+        """`entry` is the model's in the catalog; settings are the worker's and the API's, without their prefix."""
+        super().__init__(MODEL, entry, **settings)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -44,14 +45,19 @@ class WholeStack(Nowserving):
             raise
         return self
 
+    @property
+    def url(self) -> str:
+        """Of its API."""
+        return f"http://127.0.0.1:{self.port}"
+
     def answer(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         """See Way."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(self._answer_all(chats, new_tokens))
 
     def _ready(self) -> bool:
-        document = httpx.get(f"http://127.0.0.1:{self.port}/v1/workers", trust_env=False, timeout=10).json()
-        return any(worker["state"] == "ready" for worker in document["data"])
+        with Client(self.url) as client:
+            return any(worker["state"] == "ready" for worker in client.workers())
 
     async def _answer_all(self, chats: Sequence[Chat], new_tokens: int) -> Run:
         connections = await connect(self.port, min(len(chats), CONNECTIONS))

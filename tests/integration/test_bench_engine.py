@@ -1,0 +1,33 @@
+"""The engine bench itself, with a tiny model and few tokens: that it runs, and that all ways make the same texts."""
+
+from bench.contest import WAYS, Plan, measure
+from bench.engine import describe
+from bench.ways import Generate
+
+PLAN = Plan("tiny", jobs=(1, 3), tokens=6, prompt=(60, 90), rounds=2, alone=2)
+
+
+def test_all_ways_answer_the_same_chats_with_the_same_texts() -> None:
+    measured = measure(PLAN)
+    assert len(measured.rounds) == 2
+    for figures in measured.rounds:
+        assert set(figures) == {1, 3}
+        for jobs, runs in figures.items():
+            assert len(runs) == len(WAYS)
+            alone = runs[Generate.name]
+            assert alone.jobs == min(jobs, 2)
+            for run in (run for name, run in runs.items() if name != Generate.name):
+                assert (run.jobs, run.tokens) == (jobs, 6 * jobs)
+                assert list(run.texts[: alone.jobs]) == list(alone.texts)
+                assert 0 < run.first_token_ms(50) <= run.first_token_ms(99) <= run.seconds * 1000
+    report = describe(PLAN, measured, "python -m bench.engine")
+    assert report.count("the same") == 6
+    assert "(2 of 3 jobs measured)" in report
+
+
+def test_prompts_are_of_the_length_asked_for() -> None:
+    measured = measure(Plan("tiny", jobs=(4,), tokens=2, prompt=(60, 100), rounds=1, ways=("engine",)))
+    lengths = sorted(measured.prompts[4])
+    assert lengths[0] >= 60
+    assert lengths[-1] <= 110
+    assert lengths[-1] - lengths[0] >= 20
