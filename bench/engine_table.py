@@ -49,7 +49,7 @@ def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor
                     _ratio(rounds, jobs, name, BareEngine.name),
                     *_first_tokens(runs, jobs),
                     *_decoding(runs, alone if runs[0].how == "one by one" else ceiling),
-                    number(median(run.tokens_per_cpu_second for run in runs)),
+                    number(median(run.tokens_per_cpu_second for run in runs)) if runs[0].cpu_seconds else "",
                     _same(rounds, jobs, name),
                 )
             )

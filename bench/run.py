@@ -16,7 +16,7 @@ class Run:
     token_seconds: Sequence[Sequence[float]]
     texts: Sequence[str]
     cpu_seconds: float
-    """Of all processes that the answers took, the clients' left out."""
+    """Of all processes that the answers took, the clients' left out; 0 where that is not known."""
     how: Literal["one by one", "together", "seen"] = "together"
     """`seen`: together, but watched from outside, where tokens come in packs."""
 
