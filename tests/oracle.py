@@ -1,0 +1,71 @@
+"""What a job must make, found without the engine: by plain `generate`, one text after the other, decoded at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from tokenizers import Tokenizer
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from tests.tiny import Collected
+from workers.engines.engine import FinishReason, Prepared, Prompt
+from workers.engines.row import Row
+from workers.engines.sampling import pick
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """All tokens of a job, those of earlier attempts too, and how it ends."""
+
+    ids: tuple[int, ...]
+    text: str
+    reason: FinishReason
+
+
+class Oracle:
+    """Asks a model that no engine has taken over; `tokenizer` is transformers' own."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model = model
+        self._tokenizer = cast(Tokenizer, tokenizer.backend_tokenizer)
+        eos = model.generation_config.eos_token_id
+        self._eos = set(eos) if isinstance(eos, list) else {eos}
+
+    def generate(self, prompt: Prompt, prompt_ids: Sequence[int]) -> tuple[int, ...]:
+        """The tokens, were there no stop strings. Nothing but the draw of a sampled token is the engine's."""
+        ids, parameters = torch.tensor([prompt_ids]), prompt.parameters
+        options: dict[str, Any] = {"max_new_tokens": parameters.max_new_tokens, "do_sample": False}
+        if parameters.temperature > 0:
+            options["logits_processor"] = LogitsProcessorList([_Draw(Prepared(prompt, tuple(prompt_ids), 0))])
+        output = self._model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        return tuple(output[0, ids.shape[1] :].tolist())
+
+    def tell(self, ids: Sequence[int], stops: Sequence[str]) -> Truth:
+        """Where these tokens are cut off by the stop string that ends first, of several the longest."""
+        for count in range(1, len(ids) + 1):
+            text = self.decode(ids[:count])
+            met = [(start + len(stop), start) for stop in stops if (start := text.find(stop)) >= 0]
+            if met:
+                return Truth(tuple(ids[:count]), text[: min(met)[1]], FinishReason.STOP)
+        reason = FinishReason.STOP if ids[-1] in self._eos else FinishReason.LENGTH
+        return Truth(tuple(ids), self.decode(ids), reason)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of so many tokens as far as its characters are whole."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True).rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+class _Draw(LogitsProcessor):
+    """Leaves `generate` but one token to choose: the one that the job's seed draws from these logits."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._row = Row(prepared, Collected())
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._row.ids = input_ids[0].tolist()
+        token = pick(scores.float(), [self._row.choice])[0]
+        assert token is not None
+        return torch.full_like(scores, float("-inf")).index_fill_(1, torch.tensor([token]), 0.0)
