@@ -34,6 +34,10 @@ class Oracle:
         eos = model.generation_config.eos_token_id
         self._eos = set(eos) if isinstance(eos, list) else {eos}
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a bare prompt."""
+        return tuple(self._tokenizer.encode(text).ids)
+
     def generate(self, prompt: Prompt, prompt_ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens, were there no stop strings. Nothing but the draw of a sampled token is the engine's."""
         ids, parameters = torch.tensor([prompt_ids]), prompt.parameters

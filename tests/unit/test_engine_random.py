@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -62,6 +63,10 @@ class Case:
     sink: Collected
 
 
+class KnownCache(JobCache):
+    """One that can be told to be gone."""
+
+
 class Fate:
     """Stands where the loop runs a step and makes a cache, and lets things happen there."""
 
@@ -70,6 +75,7 @@ class Fate:
         self.to_come: list[Case] = []
         self.live: dict[str, Case] = {}
         self.happened: Counter[str] = Counter()
+        self.caches: WeakSet[JobCache] = WeakSet()
 
     def arrive(self, most: int) -> None:
         while self.to_come and len(self.live) < most:
@@ -83,6 +89,7 @@ class Fate:
             self.arrive(self.chance.randint(1, 2 * SLOTS))
 
     def forward(self, model: Any, segments: Any, wanted: Any, device: Any) -> torch.Tensor:
+        assert len(self.caches) == self.running, "a job that does not run holds memory"
         self.arrive(self.chance.randint(0, 2 * SLOTS))
         self.happened[f"steps of {min(len(segments), SLOTS)}"] += 1
         self.happened["parts of prompts"] += sum(segment.start > 0 and len(segment.ids) > 1 for segment in segments)
@@ -97,9 +104,15 @@ class Fate:
         return logits
 
     def allocate(self, *arguments: Any) -> JobCache:
-        others = self.engine._loop is not None and len(self.engine._loop._running) > 0
-        self.out_of_memory(others and self.chance.random() < 0.1)
-        return JobCache(*arguments)
+        self.out_of_memory(self.running > 0 and self.chance.random() < 0.1)
+        cache = KnownCache(*arguments)
+        self.caches.add(cache)
+        return cache
+
+    @property
+    def running(self) -> int:
+        assert self.engine._loop is not None
+        return len(self.engine._loop._running)
 
     def out_of_memory(self, now: bool) -> None:
         if now:

@@ -1,0 +1,52 @@
+"""A real worker whose card is smaller than its probe says: out of memory stays the engine's own affair."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nowserving import verb
+from nowserving.job import Input, Parameters, Status
+from nowserving.store import Store, connect
+from tests.oracle import Oracle
+from tests.tiny import make_model, make_tokenizer
+from tests.worker_process import MODEL, WorkerProcess, enqueue, look, statuses
+from workers.engines.engine import Prompt
+
+Eventually = Callable[..., None]
+CATALOG = f'[models.{MODEL}]\nengine = "tests.tight:make"\nslots = 8\nmemory_fraction = 1.0\n'
+JOBS = 24
+
+
+@pytest.fixture
+def live(redis_url: str) -> Iterator[Store]:
+    store = Store(connect(redis_url))
+    yield store
+    store.close()
+
+
+def test_a_probe_that_hides_a_tenth_of_the_card_fails_no_job_and_changes_no_text(
+    live: Store, redis_url: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    chance = random.Random(1)
+    prompts = {}
+    for index in range(JOBS):
+        parameters = {"max_new_tokens": chance.randint(60, 180), "temperature": chance.choice([0, 1.2]), "seed": index}
+        text = f"{index} " + "abc " * chance.randint(1, 10)
+        job_id = enqueue(live, text, parameters=parameters)
+        prompts[job_id] = Prompt(job_id, Input(prompt=text), Parameters.model_validate(parameters), 60)
+    ids = list(prompts)
+    with WorkerProcess(redis_url, tmp_path, CATALOG, memory_probe="tests.tight:Probe") as worker:
+        eventually(lambda: statuses(live, ids) == {"succeeded": JOBS}, 60)
+        assert "out of memory: " in worker.output()
+    oracle = Oracle(make_model(), make_tokenizer())
+    for job_id, prompt in prompts.items():
+        job = look(live, job_id)
+        truth = oracle.tell(oracle.generate(prompt, oracle.encode(prompt.input.prompt or "")), ())
+        assert (job.status, job.error, (job.output or {})["text"]) == (Status.SUCCEEDED, None, truth.text)
+        kinds = [event.type for event in live.run(verb.read_events({job_id: "0"}))[job_id]]
+        assert kinds.count("started") == kinds.count("succeeded") == 1
+        assert not {"queued", "restarted"}.intersection(kinds[1:])
