@@ -32,12 +32,22 @@ class Turnstile:
         self.raises: dict[int, BaseException] = {}
         self.most_rows = 1000
         self.spoiled: int | None = None
+        self.curse: int | None = None
+        self.cursed: Any = None
+        self.crowd: int | None = None
 
     def __call__(self, model: Any, segments: Any, wanted: Any, device: Any) -> torch.Tensor:
         assert self.gate.wait(30)
         self.rows.append(len(segments))
         if error := self.raises.pop(len(self.rows) - 1, None):
             raise error
+        if self.curse is not None and len(segments) == 4 and min(segment.start for segment in segments) > 10:
+            self.cursed, self.curse = segments[self.curse].cache, None
+        if self.cursed in [segment.cache for segment in segments]:
+            raise RuntimeError("shapes do not match")
+        if self.cursed and len(segments) == self.crowd:
+            self.crowd = None
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
         if len(segments) > self.most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
         logits: torch.Tensor = self._forward(model, segments, wanted, device)
@@ -171,13 +181,34 @@ def test_no_room_for_a_cache_lets_the_newest_wait(
     assert [sink.ids for sink in sinks] == expected
 
 
-def test_a_step_that_fails_ends_its_jobs_alone(engine: TransformersEngine, turnstile: Turnstile) -> None:
-    turnstile.raises[2] = RuntimeError("shapes do not match")
-    ends = [sink.wait() for sink in together(engine, turnstile, "ab")]
-    assert [end.reason for end in ends] == [FinishReason.ERROR] * 2
-    assert all(end.error and end.error.message.endswith("shapes do not match") for end in ends)
-    assert engine.health().alive
-    assert submit(engine, "a").wait().error is None
+@pytest.mark.parametrize("index", range(4))
+def test_a_job_that_breaks_its_steps_ends_alone(engine: TransformersEngine, turnstile: Turnstile, index: int) -> None:
+    expected = [alone(engine, name) for name in "abcd"]
+    turnstile.curse = index
+    sinks = together(engine, turnstile, "abcd")
+    ends = [sink.wait() for sink in sinks]
+    assert [bool(end.error) for end in ends] == [place == index for place in range(4)]
+    assert str(ends[index].error).endswith("shapes do not match")
+    for place, sink in enumerate(sinks):
+        assert sink.ids == (expected[place][: len(sink.ids)] if place == index else expected[place])
+
+
+def test_out_of_memory_while_a_broken_step_is_run_in_halves(engine: TransformersEngine, turnstile: Turnstile) -> None:
+    expected = [alone(engine, name) for name in "abcd"]
+    turnstile.curse, turnstile.crowd = 3, 2
+    sinks = together(engine, turnstile, "abcd")
+    # The first half sends the newest back, which is the culprit: it begins anew, and its curse was on its cache.
+    assert [sink.wait().error for sink in sinks] == [None] * 4
+    assert [sink.ids for sink in sinks] == expected
+    assert turnstile.crowd is None
+
+
+def test_a_step_that_fails_once_is_run_again(engine: TransformersEngine, turnstile: Turnstile) -> None:
+    expected = [alone(engine, name) for name in "abc"]
+    turnstile.raises[len(turnstile.rows) + 5] = RuntimeError("it passes")
+    sinks = together(engine, turnstile, "abc")
+    assert [sink.wait().error for sink in sinks] == [None] * 3
+    assert [sink.ids for sink in sinks] == expected
 
 
 def test_logits_that_are_no_numbers_end_their_job_alone(engine: TransformersEngine, turnstile: Turnstile) -> None:

@@ -75,7 +75,7 @@ class Loop:
                     self._sweep()
                     self._admit()
                     if self._running:
-                        self._step()
+                        self._step(self._plan())
         except BaseException as cause:
             log.exception("the engine's loop ends")
             over = f"{type(cause).__name__}: {cause}"
@@ -161,8 +161,7 @@ class Loop:
                 plan.append((row, tokens))
         return plan
 
-    def _step(self) -> None:
-        plan = self._plan()
+    def _step(self, plan: list[tuple[Row, int]]) -> None:
         began = time.monotonic()
         failure: EngineError | None = None
         logits = None
@@ -179,12 +178,24 @@ class Loop:
         if isinstance(failure, OutOfMemoryError):
             self._make_room(failure)
         elif failure:
-            for row, _ in plan:
-                row.fail(failure)
+            self._part(plan, failure)
         else:
             self._advance(plan, picked)
             self._pace.note(sum(tokens for _, tokens in plan), time.monotonic() - began)
         self._forget()
+
+    def _part(self, plan: list[tuple[Row, int]], failure: EngineError) -> None:
+        """A step has failed: it is run again in halves, until whoever fails is alone. No `cached` has moved."""
+        if len(plan) == 1:
+            plan[0][0].fail(failure)
+            return
+        log.warning("a step of %s jobs failed and is run again in halves: %s", len(plan), failure.message)
+        middle = len(plan) // 2
+        for half in (plan[:middle], plan[middle:]):
+            # Out of memory in the first half may have sent a row of the second one back.
+            if there := [(row, tokens) for row, tokens in half if row.cache is not None]:
+                self.steps += 1
+                self._step(there)
 
     def _advance(self, plan: list[tuple[Row, int]], picked: list[int | EngineError]) -> None:
         finishing = iter(picked)
