@@ -14,8 +14,10 @@ _TERMINAL = frozenset(status.value for status in Status if status.terminal)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`id` orders a job's events and resumes a reader; `type` is `queued` (again), `started`, `restarted`
-    (the text begins anew, at index 0), `token`, or the terminal status. `at` is Unix seconds by Redis's clock.
+    """`id` orders a job's events and resumes a reader; `type` is `queued` (again), `started`, `progress` (how
+    much of the prompt is read), `restarted` (the text begins anew, at index 0), `token`, or the terminal status.
+
+    `at` is Unix seconds by Redis's clock.
     """
 
     id: str
@@ -39,7 +41,7 @@ class Event:
     @classmethod
     def _read(cls, entry_id: str, fields: Mapping[str, str]) -> Self:
         data: dict[str, Any] = {k: v for k, v in fields.items() if k not in ("type", "at")}
-        for name in ("index", "attempt"):
+        for name in ("index", "attempt", "done", "total"):
             if name in data:
                 data[name] = int(data[name])
         if "ids" in data:

@@ -25,7 +25,8 @@ from nowserving.trip import Arrived, Replicas, Script, Trips
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-WRITES = ("enqueue", "take", "begin", "append", "finish", "release", "cancel", "renew", "leave", "reap", "reconcile")
+UNDER_A_CLAIM = ("begin", "progress", "append", "finish", "release")
+WRITES = ("enqueue", "take", *UNDER_A_CLAIM, "cancel", "renew", "leave", "reap", "reconcile")
 READS = ("look", "list", "queues", "workers", "read", "mended")
 SCRIPTS = WRITES + READS
 

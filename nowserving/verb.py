@@ -78,6 +78,11 @@ def begin(job_id: str, claim: str, prompt_tokens: int, *, anew: bool = False) ->
     return Call("begin", (job_id, claim, prompt_tokens, int(anew)), lambda reply: bool(reply[0] == "ok"))
 
 
+def progress(job_id: str, claim: str, done: int, total: int) -> Call[bool]:
+    """Tell readers that `done` of `total` tokens are prefilled; False if the claim is lost."""
+    return Call("progress", (job_id, claim, done, total), lambda reply: bool(reply[0] == "ok"))
+
+
 def append(job_id: str, claim: str, index: int, ids: Sequence[int], text: str) -> Call[bool]:
     """Stream tokens `index`, `index + 1`, …; False if the claim is lost or tokens before them are missing."""
     args = (job_id, claim, index, len(ids), csv(ids), text)

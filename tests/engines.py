@@ -51,7 +51,7 @@ class Forgetful(Hazard):
 
 class _Hanging:
     def __init__(self, sink: Sink) -> None:
-        self.begun, self.ended = sink.begun, sink.ended
+        self.begun, self.progress, self.ended = sink.begun, sink.progress, sink.ended
 
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
         threading.Event().wait()

@@ -63,6 +63,10 @@ class FakeWorker:
         assert self.store.run(verb.begin(job_id, self._claims[job_id], prompt_tokens=3, anew=anew))
         return job_id
 
+    def progress(self, job_id: str, done: int, total: int) -> None:
+        """Say how much of the prompt is read."""
+        assert self.store.run(verb.progress(job_id, self._claims[job_id], done, total))
+
     def tokens(self, job_id: str, index: int, *texts: str) -> None:
         """Stream tokens, an event each."""
         for i, text in enumerate(texts, start=index):

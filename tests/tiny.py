@@ -85,6 +85,7 @@ class Collected:
     def __init__(self) -> None:
         self.prompts: list[int] = []
         self.batches: list[tuple[int, tuple[int, ...], str]] = []
+        self.steps: list[tuple[int, int]] = []
         self.ends: list[Ended] = []
         self.moved = threading.Condition()
 
@@ -92,6 +93,10 @@ class Collected:
         with self.moved:
             self.prompts.append(prompt_tokens)
             self.moved.notify_all()
+
+    def progress(self, done: int, total: int) -> None:
+        with self.moved:
+            self.steps.append((done, total))
 
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
         with self.moved:

@@ -114,6 +114,8 @@ class Generation:
     def _pass_on(self, lease: Lease, piece: Piece) -> None:
         if not lease.lost.is_set() and piece.begun is not None:
             self._write(lease, verb.begin(lease.job_id, lease.claim, piece.begun, anew=lease.anew))
+        if not lease.lost.is_set() and piece.progress:
+            self._write(lease, verb.progress(lease.job_id, lease.claim, *piece.progress))
         if not lease.lost.is_set() and piece.ids:
             self._write(lease, verb.append(lease.job_id, lease.claim, piece.index, piece.ids, piece.text))
 

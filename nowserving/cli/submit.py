@@ -11,6 +11,7 @@ import typer
 
 from nowserving.cli.job import judge, show
 from nowserving.cli.option import URL, Json, Url, connect
+from nowserving.cli.table import explain_progress
 from nowserving.client import Client
 from nowserving.job import Lane, Message
 
@@ -99,6 +100,8 @@ def print_stream(client: Client, job_id: str, json: bool) -> None:
             # What is printed cannot be taken back.
             typer.echo()
             typer.echo(typer.style("[the job begins anew; its text so far does not count]", dim=True), err=True)
+        elif event.type == "progress":
+            typer.echo(typer.style(explain_progress(event.data), dim=True), err=True)
         elif event.text:
             sys.stdout.write(event.text)
             sys.stdout.flush()

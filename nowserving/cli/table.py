@@ -92,6 +92,11 @@ def explain_wait(queue: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def explain_progress(said: Mapping[str, Any]) -> str:
+    """How much of its prompt a running job has read, in words."""
+    return f"reading the prompt: {said.get('done')} of {said.get('total')} tokens"
+
+
 def style_status(status: Status) -> Text:
     """The status in its colour."""
     return Text(status.value, style=STATUS_STYLES[status])

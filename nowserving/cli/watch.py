@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from nowserving.cli.table import explain_wait, shorten, style_status
+from nowserving.cli.table import explain_progress, explain_wait, shorten, style_status
 from nowserving.client import Client, JobEvent
 from nowserving.errors import NowservingError
 from nowserving.job import Status
@@ -63,6 +63,8 @@ class Watched:
         elif event.type in (Status.QUEUED, "started"):
             self.status = Status.RUNNING if event.type == "started" else Status.QUEUED
             self.wait = _why(event.data)
+        elif event.type == "progress":
+            self.wait = explain_progress(event.data)
         elif event.terminal:
             self.status, self.end_seen = Status(event.type), True
             self.output = (event.data.get("output") or {}).get("text")
@@ -124,7 +126,7 @@ def draw(jobs: Sequence[Watched]) -> Table:
     table.add_column("text, or why it waits", ratio=1, no_wrap=True, overflow="ellipsis")
     for watched in jobs:
         said = Text(watched.error, style="red") if watched.error else Text(shorten(watched.text, 200))
-        if watched.status is Status.QUEUED:
+        if watched.status is Status.QUEUED or (watched.status is Status.RUNNING and not watched.text):
             said = Text(watched.wait, style="dim")
         table.add_row(
             str(watched.number),

@@ -2,7 +2,8 @@
 -- ARGV: now, who, period ms ('0' = always), max_attempts, reap until (s), model, …
 -- Answers: {requeued, failed, expired, forgotten, now}; all 0 if another process has this period's tick
 -- Promises: each step is atomic; no leader: any process may do it, at most one a period does. A collapsed stream keeps
--- the ids of its events, but for all token events there is one: its last, of index 0 and with the ids and text of all.
+-- the ids of its events, but has none of progress, and of all token events one: the last, of index 0 and with the ids
+-- and text of all.
 -- Whoever resumes after one that is gone must know how much it has seen (api/place.py). An API process of a version
 -- that did not know refuses such a reader, or tells it tokens again; so it is done only when live readers are gone.
 even_if_full()
@@ -20,7 +21,7 @@ local function collapse(id)
     local fields = entry[2]
     if entry == told.last then
       redis.call('XADD', key, entry[1], 'type', 'token', 'at', fields[4], 'index', 0, 'ids', told.ids, 'text', told.text)
-    elseif fields[2] ~= 'token' then
+    elseif fields[2] ~= 'token' and fields[2] ~= 'progress' then
       redis.call('XADD', key, entry[1], unpack(fields))
     end
   end

@@ -17,7 +17,7 @@ from nowserving import store
 from tests.worker_process import WorkerProcess
 
 KEY = "witness"
-CLAIMED = ("begin", "append", "finish", "release")
+CLAIMED = store.UNDER_A_CLAIM
 """The scripts whose arguments are now, id, claim, …"""
 PAGE = 5000
 

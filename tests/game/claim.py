@@ -105,6 +105,27 @@ class Begin(Write):
 
 
 @dataclass(frozen=True)
+class Progress(Write):
+    tokens: int
+
+    def call(self) -> Call[bool]:
+        return verb.progress(self.job_id, self.claim, self.tokens, 99)
+
+    def done(self, step: Step) -> None:
+        assert step.answer is True
+        before, after = step.before.events(self.job_id), step.after.events(self.job_id)
+        last = before[-1] if before else {"type": "none"}
+        told = {"started": 0, "restarted": 0, "progress": int(last.get("done", 0))}.get(last["type"])
+        if told is None or told >= self.tokens:
+            step.nothing()
+        else:
+            assert after[:-1] == before
+            said = {name: after[-1][name] for name in ("type", "stage", "done", "total")}
+            assert said == {"type": "progress", "stage": "prefill", "done": str(self.tokens), "total": "99"}
+            assert step.before.record(self.job_id) == step.after.record(self.job_id)
+
+
+@dataclass(frozen=True)
 class Append(Write):
     index: int
     count: int = 1

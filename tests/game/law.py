@@ -67,7 +67,7 @@ def _wrong_with(dump: Dump, model: str, job_id: str) -> Iterator[str]:
 
 def wrong_in_story(events: list[Entry], status: Status, generated: int) -> Iterator[str]:
     """Tokens come once and in order, from 0 again after `restarted`; an ended job has one terminal event, the last."""
-    tokens, started = 0, False
+    tokens, started, last = 0, False, ""
     ends: list[str] = []
     for event in events:
         kind = event["type"]
@@ -77,6 +77,9 @@ def wrong_in_story(events: list[Entry], status: Status, generated: int) -> Itera
             yield "was started twice under one claim"
         if kind == "token" and int(event["index"]) != tokens:
             yield f"has index {event['index']} after {tokens} tokens"
+        if kind == "progress" and last not in ("started", "restarted", "progress"):
+            yield f"has progress after {last}"
+        last = kind
         started = kind == "started" or (started and kind != "queued")
         tokens = 0 if kind == "restarted" else tokens + len([part for part in event.get("ids", "").split(",") if part])
         ends += [kind] if is_terminal(kind) else []
@@ -87,7 +90,7 @@ def wrong_in_story(events: list[Entry], status: Status, generated: int) -> Itera
 
 
 def _in_short(stream: list[tuple[str, Entry]]) -> tuple[list[tuple[str, Entry]], str, str]:
-    """What a stream says however its token events are cut: all else with its ids, then the tokens, then their text."""
+    """What a stream says, collapsed or not: all but tokens and progress with its ids, the tokens, then their text."""
     others: list[tuple[str, Entry]] = []
     tokens: list[Entry] = []
     for entry_id, event in stream:
@@ -95,7 +98,7 @@ def _in_short(stream: list[tuple[str, Entry]]) -> tuple[list[tuple[str, Entry]],
             tokens.clear()
         if event["type"] == "token":
             tokens.append(event)
-        else:
+        elif event["type"] != "progress":
             others.append((entry_id, event))
     ids = ",".join(event["ids"] for event in tokens if event["ids"])
     return others, ids, "".join(event["text"] for event in tokens)

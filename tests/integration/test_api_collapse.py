@@ -21,10 +21,15 @@ TEXTS = ("On", "ce ", "😀", "upon", " a", " time")
 TEXT = "".join(TEXTS)
 
 
-def told_job(api: ApiServer, worker: FakeWorker, *, handed_back: bool = False, anew: bool = False) -> str:
-    """A job that has ended, but whose stream is not collapsed yet."""
+def told_job(
+    api: ApiServer, worker: FakeWorker, *, long: bool = False, handed_back: bool = False, anew: bool = False
+) -> str:
+    """A job that has ended, but whose stream is not collapsed yet; of a `long` prompt the progress was told."""
     api.submit_id()
     job_id = worker.begin()
+    if long:
+        worker.progress(job_id, 1, 3)
+        worker.progress(job_id, 2, 3)
     made = 0
     if handed_back or anew:
         worker.tokens(job_id, 0, *(TEXTS[:2] if handed_back else ("some", "thing ", "else")))
@@ -72,7 +77,7 @@ def test_a_late_reader_gets_the_text_in_one(api: ApiServer, worker: FakeWorker) 
     assert late.ids == [whole.ids[0], whole.ids[-2], whole.ids[-1]]
 
 
-@pytest.mark.parametrize("how", [{}, {"handed_back": True}, {"anew": True}])
+@pytest.mark.parametrize("how", [{}, {"long": True}, {"handed_back": True}, {"anew": True, "long": True}])
 def test_a_reader_cut_off_anywhere_gets_exactly_the_rest(
     api: ApiServer, worker: FakeWorker, how: dict[str, bool]
 ) -> None:
@@ -100,7 +105,7 @@ def bare(event_id: str) -> str:
     return event_id.split(".")[0]
 
 
-@pytest.mark.parametrize("how", [{}, {"handed_back": True}, {"anew": True}])
+@pytest.mark.parametrize("how", [{}, {"long": True}, {"handed_back": True}, {"anew": True}])
 def test_an_id_of_an_earlier_version_resumes_while_its_event_is_there(
     api: ApiServer, worker: FakeWorker, how: dict[str, bool]
 ) -> None:

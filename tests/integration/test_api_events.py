@@ -53,6 +53,27 @@ def test_a_reader_sees_the_whole_story_as_it_happens(
     eventually(lambda: waiters(api) == 0)
 
 
+def test_readers_learn_how_much_of_a_long_prompt_is_read(
+    api: ApiServer, worker: FakeWorker, eventually: Eventually
+) -> None:
+    api.submit_id()
+    job_id = worker.begin()
+    with Reader(api, job_id) as reader:
+        for done in (512, 1024):
+            worker.progress(job_id, done, 8000)
+            eventually(lambda done=done: [data.get("done") for _, data in reader.read][-1:] == [done])
+        worker.tokens(job_id, 0, "a")
+        worker.finish(job_id, "a")
+        reader.join()
+    assert reader.kinds == ["started", "progress", "progress", "token", "succeeded"]
+    data = reader.read[2][1]
+    assert (data["stage"], data["done"], data["total"], "index" in data) == ("prefill", 1024, 8000, False)
+    for after in (1, 2):
+        with Reader(api, job_id, after=reader.events[after].id) as rest:
+            rest.join()
+        assert rest.ids == reader.ids[after + 1 :]
+
+
 @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED])
 def test_a_reader_after_the_end_gets_the_whole_story(api: ApiServer, worker: FakeWorker, status: Status) -> None:
     api.submit_id()

@@ -15,7 +15,7 @@ from nowserving.errors import (
     QueueFullError,
 )
 from nowserving.job import Status, new_job_id
-from nowserving.store import Store
+from nowserving.store import UNDER_A_CLAIM, Store
 from tests.board import LEASE, MODEL, at, enqueue, look, queue, reap, renew, take, taken_id, texts
 
 
@@ -118,15 +118,17 @@ def test_an_empty_worker_takes_a_job_larger_than_its_capacity(store: Store) -> N
     assert isinstance(take(store, "c", headroom=100, capacity=100), Taken)
 
 
-@pytest.mark.parametrize("write", ["begin", "append", "finish", "release"])
+@pytest.mark.parametrize("write", UNDER_A_CLAIM)
 def test_a_claim_that_is_not_the_jobs_writes_nothing(store: Store, write: str) -> None:
     job_id = enqueue(store)
     taken_id(store, "old", worker="stalled")
     at(store, LEASE + 1)
     reap(store)
     assert taken_id(store, "new") == job_id
+    assert store.run(verb.begin(job_id, "new", 1))
     calls = {
         "begin": verb.begin(job_id, "old", 1),
+        "progress": verb.progress(job_id, "old", 1, 2),
         "append": verb.append(job_id, "old", 0, [1], "x"),
         "finish": verb.finish(job_id, "old", Status.SUCCEEDED, {"text": "x"}),
         "release": verb.release(job_id, "old", "test"),
@@ -147,6 +149,26 @@ def test_resent_writes_are_harmless(store: Store) -> None:
     for _ in range(2):
         assert store.run(verb.finish(job_id, "c", Status.SUCCEEDED, {"text": "abc"}, index=2, ids=[3], text="c"))
     assert texts(store, job_id) == [("started", None), ("token", 0), ("token", 2), ("succeeded", None)]
+
+
+def test_progress_grows_and_comes_before_the_first_new_token(store: Store) -> None:
+    job_id = enqueue(store)
+    taken_id(store, "a")
+    assert store.run(verb.progress(job_id, "a", 5, 90)) is True
+    assert texts(store, job_id) == []
+    store.run(verb.begin(job_id, "a", 90))
+    for done in (30, 60, 60, 30):
+        assert store.run(verb.progress(job_id, "a", done, 90)) is True
+    told = store.run(verb.read_events({job_id: "0"}))[job_id][1:]
+    assert [event.data for event in told] == [{"stage": "prefill", "done": done, "total": 90} for done in (30, 60)]
+    store.run(verb.append(job_id, "a", 0, [1], "a"))
+    assert store.run(verb.progress(job_id, "a", 70, 90)) is True
+    store.run(verb.release(job_id, "a", "drained"))
+    taken_id(store, "b")
+    store.run(verb.begin(job_id, "b", 90, anew=True))
+    store.run(verb.progress(job_id, "b", 20, 90))
+    kinds = [kind for kind, _ in texts(store, job_id)]
+    assert kinds[3:] == ["token", "queued", "started", "restarted", "progress"]
 
 
 def test_tokens_that_would_leave_a_gap_are_refused(store: Store) -> None:

@@ -21,7 +21,8 @@ DUE = 30.0
 OUTPUT = {"text": "made", "finish_reason": "stop", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
 
 Step = tuple[int, str] | str
-"""So many tokens with their text, or what befell the job between them: `drained` or `restarted`."""
+"""So many tokens with their text, or what befell the job between them: `read` a part of the prompt, `drained` or
+`restarted`."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ class Teller:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.job_id = enqueue(store, start_within_seconds=60)
-        self._claim, self._takes, self._made = "", 0, 0
+        self._claim, self._takes, self._made, self._done = "", 0, 0, 0
         self._begin(anew=False)
 
     def _begin(self, anew: bool) -> None:
@@ -55,7 +56,10 @@ class Teller:
 
     def tell(self, *steps: Step) -> None:
         for step in steps:
-            if isinstance(step, str):
+            if step == "read":
+                self._done += 1
+                assert self._store.run(verb.progress(self.job_id, self._claim, self._done, 99))
+            elif isinstance(step, str):
                 assert self._store.run(verb.release(self.job_id, self._claim, "drained"))
                 self._begin(anew=step == "restarted")
                 self._made = self._made if step == "drained" else 0
@@ -98,15 +102,17 @@ def token(store: Store, job_id: str) -> dict[str, Any]:
     return event.data
 
 
-def test_token_events_become_one_and_all_others_stay_as_they_are(store: Store) -> None:
-    job_id = tell(store, (1, "a"), (2, "bc"), "drained", (3, "déf😀"))
+def test_token_events_become_one_progress_goes_and_all_others_stay_as_they_are(store: Store) -> None:
+    job_id = tell(store, "read", (1, "a"), (2, "bc"), "drained", "read", "read", (3, "déf😀"))
     before = stream(store, job_id)
     store.client.pexpire(keys.events(job_id), 60_000)
     collapse(store)
     after = stream(store, job_id)
+    assert [event.type for event in before].count("progress") == 3
     assert [event.type for event in after] == ["started", "queued", "started", "token", "succeeded"]
     assert token(store, job_id) == {"index": 0, "ids": [0, 1, 2, 3, 4, 5], "text": "abcdéf😀"}
-    assert [event for event in after if event.type != "token"] == [event for event in before if event.type != "token"]
+    passing = ("token", "progress")
+    assert [event for event in after if event.type != "token"] == [e for e in before if e.type not in passing]
     assert after[3].id == before[-2].id
     assert 0 < store.client.pttl(keys.events(job_id)) <= 60_000
 
@@ -291,7 +297,7 @@ def expected(steps: Iterable[Step], rest: str) -> tuple[str, list[int]]:
 
 
 STEPS = st.lists(
-    st.tuples(st.integers(1, 4), st.text("aé€😀 \n", max_size=6)) | st.sampled_from(["drained", "restarted"]),
+    st.tuples(st.integers(1, 4), st.text("aé€😀 \n", max_size=6)) | st.sampled_from(["read", "drained", "restarted"]),
     max_size=12,
 )
 

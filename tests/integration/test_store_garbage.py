@@ -152,6 +152,7 @@ EVERY_VERB: list[Act] = [
         for act in (
             lambda store, job_id=job_id: _show(store, job_id),
             lambda store, job_id=job_id: store.run(verb.begin(job_id, "c", 1)),
+            lambda store, job_id=job_id: store.run(verb.progress(job_id, "c", 1, 2)),
             lambda store, job_id=job_id: store.run(verb.append(job_id, "c", 0, [1], "a")),
             lambda store, job_id=job_id: store.run(verb.read_events({job_id: "0"})),
             lambda store, job_id=job_id: store.run(verb.release(job_id, "c", "test", charge="charge", max_attempts=3)),

@@ -17,7 +17,7 @@ from nowserving import verb
 from nowserving.job import Status
 from nowserving.store import Store
 from tests.board import LEASE, MODEL
-from tests.game.claim import Append, Begin, Finish, Release, Take, Write
+from tests.game.claim import Append, Begin, Finish, Progress, Release, Take, Write
 from tests.game.client import Cancel, Enqueue
 from tests.game.clock import Leave, Reap, Renew
 from tests.game.table import Table
@@ -104,7 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         pick=PICK,
         late=st.sampled_from([False, False, False, True]),
-        kind=st.sampled_from([Begin, Append, Append, Finish, Release, Release]),
+        kind=st.sampled_from([Begin, Progress, Append, Append, Finish, Release, Release]),
         flag=st.booleans(),
         shift=st.sampled_from([0, 0, 0, -2, -1, 1]),
         tokens=COUNT,
@@ -130,6 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
         index = max(0, self.table.dump.number(job_id, "generated") + shift)
         moves: dict[type[Write], Write] = {
             Begin: Begin(job_id, claim, anew=flag),
+            Progress: Progress(job_id, claim, tokens),
             Append: Append(job_id, claim, index, tokens),
             Finish: Finish(job_id, claim, status, index, tokens - 1, begun=3 if flag else None),
             Release: Release(job_id, claim, charge, tokens=50 * tokens if flag else None),

@@ -64,3 +64,18 @@ def test_lines_are_printed_only_when_they_change() -> None:
     assert changes(printed, [watched]) == ["1 running"]
     watched.note(token(1), 2.0)
     assert changes(printed, [watched]) == []
+
+
+def test_how_much_of_a_prompt_is_read_is_shown_till_there_is_text() -> None:
+    watched = Watched(1, "hello")
+    watched.note(JobEvent("0-1", "started", {}), 1.0)
+    watched.note(JobEvent("0-2", "progress", {"stage": "prefill", "done": 512, "total": 8000}), 2.0)
+    assert (watched.status, watched.wait) == (Status.RUNNING, "reading the prompt: 512 of 8000 tokens")
+    assert shown(watched) == "reading the prompt: 512 of 8000 tokens"
+    watched.note(token(1, text="Once"), 3.0)
+    assert shown(watched) == "Once"
+
+
+def shown(watched: Watched) -> str:
+    [cell] = draw([watched]).columns[-1].cells
+    return str(cell)

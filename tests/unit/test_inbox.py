@@ -1,3 +1,5 @@
+import pytest
+
 from workers.engines.engine import Ended, FinishReason
 from workers.inbox import Inbox
 
@@ -40,3 +42,30 @@ def test_text_without_a_token_waits_for_one() -> None:
     inbox.tokens(0, [4], "!")
     piece = inbox.next()
     assert (piece.ids, piece.text) == ((4,), "late!")
+
+
+def test_progress_is_passed_on_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("workers.inbox.time.monotonic", lambda: now)
+    inbox = Inbox(made=0)
+    told = []
+    for step in range(1, 9):
+        inbox.progress(step, 9)
+        inbox.begun(1)
+        told.append(inbox.next().progress)
+        now += 0.4
+    assert told == [(1, 9), None, None, (4, 9), None, None, (7, 9), None]
+
+
+def test_progress_alone_is_something_to_pass_on_and_moot_once_there_are_tokens() -> None:
+    inbox = Inbox(made=0)
+    inbox.progress(5, 9)
+    piece = inbox.next()
+    assert (piece.begun, piece.progress, piece.ids, piece.ended) == (None, (5, 9), (), None)
+    other = Inbox(made=0)
+    other.progress(5, 9)
+    other.tokens(0, [1], "a")
+    assert other.next().progress is None
+    other.progress(5, 9)
+    other.ended(END)
+    assert other.next().progress is None

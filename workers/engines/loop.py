@@ -204,6 +204,8 @@ class Loop:
             row.cached += tokens
             if final:
                 self._accept(row, next(finishing))
+            else:
+                row.progress()
 
     def _accept(self, row: Row, token: int | EngineError) -> None:
         if isinstance(token, EngineError):

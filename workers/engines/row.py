@@ -94,6 +94,10 @@ class Row:
         assert self.cache is not None
         return Segment(self.cache, self.cached, self.ids[self.cached : self.cached + tokens])
 
+    def progress(self) -> None:
+        """Tell how much of it is cached, after a step that was not its prefill's last."""
+        self._tell(lambda: self.sink.progress(self.cached, len(self.ids)))
+
     def accept(self, token: int, loaded: LoadedModel) -> None:
         """Add the token just picked, stream it, and end if it was the last."""
         self.ids.append(token)
