@@ -270,8 +270,11 @@ local function reap(model, max_attempts, reap_until)
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', ALIVE .. model, '-inf', now, 'LIMIT', 0, DUE)) do
     redis.call('ZREM', ALIVE .. model, worker)
     redis.call('HDEL', WORKERS .. model, worker)
-    redis.call('HDEL', BUSY .. model, worker)
-    redis.call('HDEL', ALONE .. model, worker)
+    -- A lease that it took later than it last beat lasts a moment longer; the end of its last claim tidies up.
+    if redis.call('EXISTS', HELD .. worker) == 0 then
+      redis.call('HDEL', BUSY .. model, worker)
+      redis.call('HDEL', ALONE .. model, worker)
+    end
   end
   redis.call('ZREMRANGEBYSCORE', BLOCKED .. model, '-inf', now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED .. model, '-inf', now, 'LIMIT', 0, DUE)) do

@@ -42,8 +42,6 @@ def time_passes(step: Step, reaping: bool) -> Counter[str]:
         assert not late or (key == keys.RUNNING and not reaping), f"{late} still in {key}"
     for worker in [worker for worker, until in memory.alive_until.items() if until <= memory.now]:
         del memory.alive_until[worker]
-        memory.hidden.add(worker)
-        memory.unheard |= {job_id for (holder, _), job_id in before.held().items() if holder == worker}
     return became
 
 

@@ -25,9 +25,7 @@ class Memory:
     begun: dict[str, str] = field(default_factory=dict)
     alive_until: dict[str, float] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
-    """Workers that are draining or have been silent: not busy, whatever they hold."""
-    unheard: set[str] = field(default_factory=set)
-    """Jobs of workers that were silent for a lease: nobody keeps those workers free for them any more."""
+    """Workers that are draining: not busy, whatever they hold."""
 
     def accept(self, job_id: str) -> None:
         """A new record, maybe of an id that has been forgotten."""
@@ -39,7 +37,6 @@ class Memory:
 
     def take(self, job_id: str) -> None:
         self.charged.discard(job_id)
-        self.unheard.discard(job_id)
         if job_id in self.suspects:
             self.charge(job_id)
 

@@ -88,7 +88,7 @@ class Table:
             self._judge_attempts(job_id)
             if before.claim(job_id) and not self.dump.claim(job_id):
                 self._judge_run_time(before, job_id)
-            if self.dump.status(job_id) == "running" and job_id in self.memory.suspects - self.memory.unheard:
+            if self.dump.status(job_id) == "running" and job_id in self.memory.suspects:
                 worker = self.dump.record(job_id)["worker"]
                 assert self.dump.hash(keys.ALONE + MODEL).get(worker) == job_id, f"nothing keeps {worker} for {job_id}"
                 assert len(self.dump.hash(keys.HELD + worker)) == 1, f"{job_id} does not run alone"

@@ -80,6 +80,23 @@ def test_a_suspect_gets_a_worker_for_itself_till_its_first_new_token(store: Stor
     assert store.client.hlen(keys.ALONE + MODEL) == 0
 
 
+def test_a_silent_worker_is_kept_free_for_its_suspect_till_that_ones_lease_has_ended(store: Store) -> None:
+    suspect, other = enqueue(store), enqueue(store)
+    seconds = lose_worker(store, suspect, "a", 0) + LONGEST_FIRST_WAIT
+    at(store, seconds)
+    renew(store)
+    at(store, seconds + LEASE / 2)
+    reap(store)
+    assert taken_id(store, "b") == suspect
+    at(store, seconds + LEASE + 0.1)
+    reap(store)
+    assert take(store, "c") == Suspect(suspect)
+    at(store, seconds + 2 * LEASE)
+    reap(store)
+    assert store.client.hlen(keys.ALONE + MODEL) == 0
+    assert taken_id(store, "d") == other
+
+
 @pytest.mark.parametrize("end", ["cancel", "lapse", "leave", "finish"])
 def test_a_worker_is_not_kept_free_for_a_suspect_that_has_left_it(store: Store, end: str) -> None:
     suspect, other = enqueue(store), enqueue(store)

@@ -57,6 +57,21 @@ def test_a_worker_is_busy_blocked_and_alive_as_it_says(store: Store) -> None:
     assert store.run(verb.workers([MODEL])) == []
 
 
+def test_a_silent_worker_is_busy_till_its_last_lease_has_ended(store: Store) -> None:
+    first, second = enqueue(store), enqueue(store)
+    taken_id(store, "a")
+    renew(store, "a")
+    at(store, LEASE / 2)
+    assert taken_id(store, "b") == second
+    at(store, LEASE + 1)
+    reap(store)
+    assert (look(store, first).status, look(store, second).status) == (Status.QUEUED, Status.RUNNING)
+    assert (store.run(verb.workers([MODEL])), queue(store).busy) == ([], 1)
+    at(store, 2 * LEASE)
+    reap(store)
+    assert (look(store, second).status, queue(store).busy) == (Status.QUEUED, 0)
+
+
 def test_a_worker_that_leaves_hands_back_uncharged(store: Store) -> None:
     job_id = enqueue(store)
     taken_id(store, "a")
