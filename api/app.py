@@ -13,6 +13,7 @@ from api.direct import Api
 from api.front import Front
 from api.lifespan import StartInOneSentence
 from api.load import Load
+from api.lookout import Lookout
 from api.pulse import Pulse
 from api.reconcile import Reconciler
 from api.schema import PROBLEMS
@@ -66,7 +67,10 @@ async def _open_front(settings: Settings, catalog: Catalog) -> AsyncIterator[Fro
         hub.start()
         load = Load(store, catalog)
         stack.push_async_callback(load.close)
-        yield Front(settings, catalog, store, hub, load, pulse, time.time())
+        lookout = Lookout(store, load, catalog)
+        stack.push_async_callback(lookout.close)
+        lookout.start()
+        yield Front(settings, catalog, store, hub, load, lookout, pulse, time.time())
 
 
 app = create_app()

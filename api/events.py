@@ -9,14 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from api.answer import describe_wait
 from api.front import Front, front_of
 from api.header import id_before, precedes, read_last_event_id
 from api.jobs import check_job_id
 from api.place import Place
 from api.problem import ProblemError
 from nowserving import verb
-from nowserving.answer import Wait
+from nowserving.answer import Look
 from nowserving.errors import JobNotFoundError, NowservingError
 from nowserving.event import Event
 from nowserving.events import Watch
@@ -44,7 +43,7 @@ async def follow(request: Request, job_id: str) -> Response:
         return Response(status_code=204)
     # A reader pulls: what it has not read yet stays in Redis.
     watch = front.hub.watch(job_id)
-    events = _stream(front, watch, look.wait, place)
+    events = _stream(front, watch, look, place)
     return EventSourceResponse(events, ping=PING_SECONDS, sep="\n", send_timeout=SEND_SECONDS)
 
 
@@ -87,19 +86,22 @@ async def _read(front: Front, job_id: str, after: str) -> list[Event]:
     return (await front.store.run(verb.read_events({job_id: after})))[job_id]
 
 
-async def _stream(front: Front, watch: Watch, wait: Wait | None, place: Place) -> AsyncIterator[ServerSentEvent]:
-    with watch:
-        if wait:
-            yield _write("queued", describe_wait(wait))
+async def _stream(front: Front, watch: Watch, look: Look, place: Place) -> AsyncIterator[ServerSentEvent]:
+    with watch, front.lookout.view(watch, look.job.model) as view:
+        if look.wait:
+            yield _write("queued", view.begin(look.wait))
         while True:
             events = await watch.events(place.event_id, IDLE_SECONDS)
             for event in events:
                 unseen, place = place.unseen(event), place.after(event)
+                view.note(event)
                 if unseen:
                     yield _write(event.type, {**unseen.data, "at": rfc3339(event.at)}, str(place))
                 if event.terminal:
                     return
-            if not events and await _forgotten(front, watch.job_id):
+            if said := view.news():
+                yield _write("queued", said)
+            elif not events and await _forgotten(front, watch.job_id):
                 return
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from api.load import Load
+from api.lookout import Lookout
 from api.pulse import Pulse
 from nowserving.catalog import Catalog
 from nowserving.events import Hub
@@ -23,6 +24,7 @@ class Front:
     store: AsyncStore
     hub: Hub
     load: Load
+    lookout: Lookout
     pulse: Pulse
     started_at: float
     """Unix seconds."""

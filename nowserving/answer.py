@@ -69,6 +69,14 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a queued job stands: `position` as in Wait, and when it is due (Unix seconds) if it is delayed."""
+
+    position: int
+    delayed_until: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """A job, and its wait while it is queued."""
 

@@ -39,6 +39,7 @@ class Watch:
         self.end_only = end_only
         self._hub = hub
         self._hinted = asyncio.Event()
+        self._woken = False
 
     def __enter__(self) -> Self:
         self._hub.add(self)
@@ -49,6 +50,11 @@ class Watch:
 
     def hint(self) -> None:
         """Say that there may be something to read."""
+        self._hinted.set()
+
+    def wake(self) -> None:
+        """Let `events` return, be there events or not."""
+        self._woken = True
         self._hinted.set()
 
     async def hinted(self, seconds: float) -> bool:
@@ -62,13 +68,17 @@ class Watch:
         return hinted
 
     async def events(self, after: str, seconds: float) -> list[Event]:
-        """The next events after a stream id, oldest first; none if none came in time. Waits out Redis's absences."""
+        """The next events after a stream id, oldest first; none if none came in time, or it was woken.
+
+        Waits out Redis's absences.
+        """
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     await self._hinted.wait()
                     self._hinted.clear()
-                    if events := await self._hub.read(self.job_id, after):
+                    woken, self._woken = self._woken, False
+                    if (events := await self._hub.read(self.job_id, after)) or woken:
                         if len(events) > 1:
                             # There may be more than one read brings.
                             self._hinted.set()

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 UNDER_A_CLAIM = ("begin", "progress", "append", "finish", "release")
 WRITES = ("enqueue", "take", *UNDER_A_CLAIM, "cancel", "renew", "leave", "reap", "reconcile")
-READS = ("look", "list", "queues", "workers", "read", "mended")
+READS = ("look", "positions", "list", "queues", "workers", "read", "mended")
 SCRIPTS = WRITES + READS
 
 CONNECT_SECONDS = 1.0

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Reconciled, Suspect, Taken, Unfit, Wait
+from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Reconciled, Standing, Suspect, Taken, Unfit, Wait
 from nowserving.call import Args, Call, Reply, csv, or_empty, pairs, read_said, to_float
 from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
 from nowserving.event import Event
@@ -108,17 +108,7 @@ def finish(
     With `kept`, a finish_reason, an error gets an output beside it: what was made until then.
     """
     detail = "error" if status is Status.FAILED else "output"
-    args: Args = (
-        job_id,
-        claim,
-        status.value,
-        detail,
-        json.dumps(result),
-        index,
-        len(ids),
-        csv(ids),
-        text,
-    )
+    args: Args = (job_id, claim, status.value, detail, json.dumps(result), index, len(ids), csv(ids), text)
     args += (or_empty(begun), int(anew), kept)
     return Call("finish", args, lambda reply: bool(reply[0] == "done"))
 
@@ -244,6 +234,16 @@ def look(job_id: str) -> Call[Look]:
         return Look(job, wait)
 
     return Call("look", (job_id,), parse)
+
+
+def positions(job_ids: Iterable[str]) -> Call[dict[str, Standing]]:
+    """Where those of the jobs stand that wait."""
+    ids = tuple(job_ids)
+
+    def parse(reply: Reply) -> dict[str, Standing]:
+        return {i: Standing(int(said[0]), to_float(said[1])) for i, said in zip(ids, reply, strict=True) if said}
+
+    return Call("positions", ids, parse)
 
 
 def list_jobs(

@@ -56,8 +56,8 @@ class JobEvent:
     """What happened to a job: `queued`, `started`, `progress`, `token`, `restarted`, or its terminal status.
 
     While it waits `queued` comes again when its `position`, `estimated_wait_seconds` or `reason` has changed.
-    `progress` says that of a long prompt `done` of `total` tokens are read (`stage`: prefill). Pass over what you do not
-    know: more types may come.
+    `progress` says that of a long prompt `done` of `total` tokens are read (`stage`: prefill). Pass over what you do
+    not know: more types may come.
 
     After `restarted` all text so far is void, and the next token has index 0: the engine could not go on where another
     worker had stopped.

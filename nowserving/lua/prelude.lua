@@ -90,6 +90,13 @@ local function unqueue(id, job)
   redis.call('ZREM', STARTING .. job.model, id)
 end
 
+-- How many jobs go before a waiting one, and when it is due if it is delayed ('' if not).
+local function stand(id, job)
+  local rank, due = redis.call('ZRANK', job.queue, id), number(redis.call('ZSCORE', DELAYED .. job.model, id))
+  local before = rank and job.lane ~= 'batch' and 0 or redis.call('ZCARD', QUEUE .. job.model)
+  return tostring(before + (rank or redis.call('ZCARD', QUEUE .. job.model .. BATCH))), due and stamp(due) or ''
+end
+
 -- Ends a claim: from here on no write that carries it has effect. After a lapsed lease only the time up to its last
 -- renewal counts as run: nobody knows more.
 local function unclaim(id, job)

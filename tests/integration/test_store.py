@@ -239,3 +239,23 @@ def test_cancel_ends_a_job_wherever_it_is(store: Store) -> None:
         store.run(verb.cancel(ended))
     with pytest.raises(JobNotFoundError):
         store.run(verb.cancel(new_job_id()))
+
+
+def test_positions_are_those_that_look_tells_of_each_waiting_job(store: Store) -> None:
+    running, *waiting = (enqueue(store) for _ in range(4))
+    batch = [enqueue(store, lane="batch") for _ in range(2)]
+    taken_id(store, "c")
+    delayed = waiting.pop(0)
+    taken_id(store, "d")
+    store.run(verb.begin(delayed, "d", 1))
+    store.run(verb.release(delayed, "d", "test", charge="keep", max_attempts=3))
+    ids = [*batch, running, delayed, "job_unknown", *waiting]
+    standings = store.run(verb.positions(ids))
+    assert set(standings) == {*batch, *waiting, delayed}
+    assert [standings[job_id].position for job_id in (*waiting, *batch)] == [0, 1, 2, 3]
+    assert standings[delayed].delayed_until is not None
+    for job_id, standing in standings.items():
+        wait = store.run(verb.look(job_id)).wait
+        assert wait is not None
+        assert (wait.position, wait.delayed_until) == (standing.position, standing.delayed_until)
+    assert store.run(verb.positions([])) == {}

@@ -155,6 +155,7 @@ EVERY_VERB: list[Act] = [
             lambda store, job_id=job_id: store.run(verb.progress(job_id, "c", 1, 2)),
             lambda store, job_id=job_id: store.run(verb.append(job_id, "c", 0, [1], "a")),
             lambda store, job_id=job_id: store.run(verb.read_events({job_id: "0"})),
+            lambda store, job_id=job_id: store.run(verb.positions([job_id])),
             lambda store, job_id=job_id: store.run(verb.release(job_id, "c", "test", charge="charge", max_attempts=3)),
             lambda store, job_id=job_id: store.run(verb.finish(job_id, "d", Status.SUCCEEDED, {"text": ""})),
             lambda store, job_id=job_id: store.run(verb.cancel(job_id)),
