@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -30,6 +30,10 @@ class Model(BaseModel):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    attention: Annotated[str, StringConstraints(pattern=r"^[\w|:@/.-]{1,200}$")] = "auto"
+    quantization: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]{1,200}$")] | None = None
+    trust_remote_code: bool = False
 
 
 class Catalog(Mapping[str, Model]):

@@ -126,6 +126,12 @@ class EngineError(NowservingError):
     retryable = True
 
 
+class EngineUnavailableError(EngineError):
+    """The engine cannot start now, for want of something that may be there later: a hub's answer, free memory."""
+
+    code = "engine_unavailable"
+
+
 class OutOfMemoryError(EngineError):
     """The device had no memory left for this job, alone on the worker."""
 

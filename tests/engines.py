@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from nowserving.catalog import Model
-from nowserving.errors import EngineError
-from workers.engines.engine import Ended, FinishReason, Prepared, Sink
+from nowserving.errors import EngineError, EngineUnavailableError, OutOfMemoryError
+from workers.engines.engine import Capacity, Ended, FinishReason, Prepared, Progress, Sink
 from workers.engines.noop import NoopEngine, parse_source
 
 
@@ -55,3 +57,51 @@ class _Hanging:
 
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
         threading.Event().wait()
+
+
+class Mortal(Hazard):
+    """Its thread dies of the prompt `die`, and ends no job: what a user's engine may do at its worst."""
+
+    def submit(self, prepared: Prepared, sink: Sink) -> None:
+        """See Engine."""
+        super().submit(prepared, _Dying(sink) if prepared.prompt.input.prompt == "die" else sink)
+
+
+class _Dying:
+    def __init__(self, sink: Sink) -> None:
+        self.begun, self.ended = sink.begun, sink.ended
+
+    def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
+        raise SystemExit("the engine's thread dies")
+
+
+class Starting(Hazard):
+    """Starts as the file that `source` names says: each line that is there is done before the next is waited for.
+
+    "43": it is so far, in percent. "broken", "away", "full", "strange": it raises such an error. "ready": it starts.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.model_copy(update={"source": ""}))
+        self.progress: Progress = lambda phase, fraction: None
+        self._script = Path(model.source)
+
+    def start(self) -> Capacity:
+        """See Engine."""
+        errors = {
+            "broken": EngineError("the model is broken"),
+            "away": EngineUnavailableError("the hub is away"),
+            "full": OutOfMemoryError("the device is full"),
+            "strange": RuntimeError("what is this"),
+        }
+        done = 0
+        while True:
+            lines = self._script.read_text().split()
+            for line in lines[done:]:
+                if line in errors:
+                    raise errors[line]
+                if line == "ready":
+                    return super().start()
+                self.progress("load", int(line) / 100)
+            done = len(lines)
+            time.sleep(0.01)

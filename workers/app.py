@@ -32,6 +32,9 @@ def read_configuration() -> tuple[Settings, Catalog]:
         sys.exit(os.EX_CONFIG)
 
 
+# Bars are drawn for a screen; in a log each of their states is a line. tqdm reads it when it is imported.
+os.environ.setdefault("TQDM_DISABLE", "1")
+
 # Threads that spin while they wait starve everything else on the machine. OpenMP reads it when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

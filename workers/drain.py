@@ -20,8 +20,9 @@ EXIT_SECONDS = 4.0
 
 
 class Drain:
-    """Runs once. `turns` says whether the engine's loop still turns; `give_back` releases a job that no task has begun;
-    `sign_off` takes the worker's name out of all keys, which hands back whatever it still holds.
+    """Runs once. `turns` says whether the engine's loop still turns; `renews` whether the worker still answers for its
+    jobs, as it does beside a loop that has died but not beside one that hangs; `give_back` releases a job that no task
+    has begun; `sign_off` takes the worker's name out of all keys, which hands back whatever it still holds.
     """
 
     def __init__(
@@ -29,12 +30,14 @@ class Drain:
         leases: Leases,
         seconds: float,
         turns: Callable[[], bool],
+        renews: Callable[[], bool],
         give_back: Callable[[Lease, str], None],
         sign_off: Callable[[], None],
     ) -> None:
         self.exit_code = 0
         self._leases, self._seconds = leases, seconds
-        self._turns, self._give_back, self._sign_off = turns, give_back, sign_off
+        self._turns, self._renews = turns, renews
+        self._give_back, self._sign_off = give_back, sign_off
         self._hurried = False
         self._over = threading.Event()
 
@@ -60,12 +63,12 @@ class Drain:
             else:
                 self._give_back(lease, "drained")
         until = time.monotonic() + HAND_BACK_SECONDS
-        while self._begun() and time.monotonic() < until and self._turns():
+        while self._begun() and time.monotonic() < until and self._renews():
             self._leases.wait_for_change(LOOK_SECONDS)
         exit_timer = threading.Timer(EXIT_SECONDS, lambda: os._exit(self.exit_code))
         exit_timer.daemon = True
         exit_timer.start()
-        if self._turns():
+        if self._turns() or (self._renews() and not self._begun()):
             self._sign_off()
         else:
             # Its jobs go back when their leases lapse, with the charges that stand: one of them may have done this.

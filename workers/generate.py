@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -37,6 +38,17 @@ class Generation:
         self._store, self._leases, self._engine = store, leases, engine
         self._max_attempts = max_attempts
         self._resumes = getattr(engine, "resumes", False)
+        self._inboxes: set[Inbox] = set()
+        self._dead: EngineError | None = None
+        self._lock = threading.Lock()
+
+    def abandon(self, error: EngineError) -> None:
+        """The engine has died: end with this error all jobs that it has not ended itself."""
+        with self._lock:
+            self._dead = error
+            inboxes = list(self._inboxes)
+        for inbox in inboxes:
+            inbox.ended(_ended(error))
 
     def run(self, job_id: str, claim: str) -> str:
         """Bring one taken job to its end and say how. Raises ClaimLostError if the claim is not valid."""
@@ -51,7 +63,7 @@ class Generation:
             ended, rest = self._stream(lease, prepared)
             if ended.reason is FinishReason.CANCELED and not lease.lost.is_set():
                 self._pass_on(lease, rest)
-                return self._release(lease, "drained")
+                return self._release(lease, "drained", charge="refund" if self._engine.health().alive else "keep")
             return self._finish(lease, job, ended, rest)
         except ClaimLostError:
             return "lost"
@@ -99,10 +111,21 @@ class Generation:
         job_id = lease.job_id
         inbox = Inbox(len(prepared.prompt.made))
         lease.stop = lambda: self._engine.cancel(job_id)
+        with self._lock:
+            self._inboxes.add(inbox)
         try:
             self._engine.submit(prepared, inbox)
         except EngineError as error:
-            inbox.ended(Ended(FinishReason.ERROR, "", len(prepared.prompt_ids), 0, error))
+            inbox.ended(_ended(error))
+        if self._dead:
+            inbox.ended(_ended(self._dead))
+        try:
+            return self._follow(lease, inbox)
+        finally:
+            with self._lock:
+                self._inboxes.discard(inbox)
+
+    def _follow(self, lease: Lease, inbox: Inbox) -> tuple[Ended, Piece]:
         if lease.lost.is_set() or lease.handed_back:
             lease.halt()
         while True:
@@ -131,6 +154,7 @@ class Generation:
             return "lost"
         if ended.error is not None:
             if not self._engine.health().alive:
+                self._pass_on(lease, rest)
                 return self._release(lease, "engine", charge="keep")
             if ended.error.retryable:
                 self._pass_on(lease, rest)
@@ -190,6 +214,10 @@ class Generation:
                 if lease.lost.wait(pause * (0.5 + secrets.randbelow(100) / 100)):
                     raise ClaimLostError(f"{lease.job_id}: the lease ended before Redis answered") from None
                 pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+
+
+def _ended(error: EngineError) -> Ended:
+    return Ended(FinishReason.ERROR, "", 0, 0, error)
 
 
 def _timeout(job: Job) -> JobTimeoutError:

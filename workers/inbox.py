@@ -69,7 +69,7 @@ class Inbox:
         """See engine.Sink."""
         with self._ready:
             self._progress = None
-            self._ended = end
+            self._ended = self._ended or end
             self._ready.notify()
 
     def next(self) -> Piece:

@@ -13,7 +13,13 @@ from typing import Any
 
 from nowserving import __version__
 from nowserving.catalog import Model
-from nowserving.errors import NowservingError, StoreUnavailableError
+from nowserving.errors import (
+    EngineError,
+    EngineUnavailableError,
+    NowservingError,
+    OutOfMemoryError,
+    StoreUnavailableError,
+)
 from nowserving.job import rfc3339
 from nowserving.settings import Settings
 from nowserving.store import Store, connect
@@ -25,11 +31,15 @@ from workers.gate import Closed, Reading, Verdict, decide, most_tokens
 from workers.generate import Generation
 from workers.heartbeat import Heartbeat
 from workers.lease import Lease, Leases
+from workers.loading import Loading
 from workers.memory import Memory, make_probe
 from workers.progress import Progress
 from workers.taker import Taker
 
 log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.05
+"""How often the engine is looked at, whatever the taker waits for."""
 
 
 class Worker:
@@ -49,12 +59,12 @@ class Worker:
         self._give_up: Callable[[str, int], None] = lambda sentence, code: None
         self._closed: Closed | None = Closed.ENGINE
         self._store = Store(connect(settings.redis_url.get_secret_value()))
-        self._engine = make_engine(model, settings.cache_dir, log.info)
         self._probe = make_probe(settings.memory_probe)
         self._capacity: Capacity | None = None
         self._share_bytes = 0
+        self._failure = ""
+        self._signed_off = threading.Event()
         self.leases = Leases(settings.lease_seconds)
-        self.generation = Generation(self._store, self.leases, self._engine, settings.max_attempts)
         self._heartbeat = Heartbeat(
             self._store,
             self.leases,
@@ -62,9 +72,16 @@ class Worker:
             self.name,
             settings.max_attempts,
             self._describe,
-            self._turns,
+            self._renews,
         )
-        self._drain = Drain(self.leases, settings.drain_seconds, self._turns, self.give_back, self._sign_off)
+        self._loading = Loading(self._heartbeat.kick)
+        self._loading.note("import")
+        self._engine = make_engine(model, settings.cache_dir, self._loading.note)
+        self._loading.note("")
+        self.generation = Generation(self._store, self.leases, self._engine, settings.max_attempts)
+        self._drain = Drain(
+            self.leases, settings.drain_seconds, self._turns, self._renews, self.give_back, self._sign_off
+        )
         self._taker: Taker | None = None
 
     def start(
@@ -92,13 +109,15 @@ class Worker:
             self._check()
             self._heartbeat.start()
             capacity = self._engine.start()
+            self._loading.note("")
             total_bytes = self._probe.read().total_bytes
         except NowservingError as error:
-            self._give_up(error.message, os.EX_CONFIG)
+            passing = isinstance(error, EngineUnavailableError | OutOfMemoryError)
+            self._end(error.message, os.EX_TEMPFAIL if passing else os.EX_CONFIG)
             return
         except Exception as error:
             log.exception("the engine did not start")
-            self._give_up(f"the engine of {self.model.name} did not start: {error!r}", os.EX_CONFIG)
+            self._end(f"the engine of {self.model.name} did not start: {error!r}", os.EX_SOFTWARE)
             return
         self._share_bytes = int(self.model.memory_fraction * total_bytes)
         self._capacity = capacity
@@ -115,7 +134,9 @@ class Worker:
             self._note,
         )
         self._taker.start()
-        log.info("%s is ready: %s slots, %s MB for jobs", self.name, capacity.slots, capacity.budget_bytes >> 20)
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        room = f"{capacity.slots} slots, {capacity.budget_bytes >> 20} MB for jobs"
+        log.info("%s is ready: %s; %s", self.name, room, self._loading)
         self._heartbeat.kick()
 
     def _check(self) -> None:
@@ -136,7 +157,7 @@ class Worker:
         if not first:
             self._drain.wait()
             return
-        self._state = "draining"
+        self._state = "failed" if self._failure else "draining"
         self._heartbeat.kick()
         if self._taker:
             self._taker.stop()
@@ -150,6 +171,7 @@ class Worker:
 
     def close(self) -> None:
         """Let go of what is left once no job runs any more."""
+        self._signed_off.set()
         if self._turns():
             self._engine.close()
         self._store.close()
@@ -163,6 +185,7 @@ class Worker:
         if self._taker:
             self._taker.join()
         self._heartbeat.stop()
+        self._signed_off.set()
         try:
             self._store.run(leave(self.model.name, self.name))
         except NowservingError as error:
@@ -172,12 +195,36 @@ class Worker:
         was = self._closed
         self._closed = closed
         if closed is Closed.ENGINE:
-            reason = self._engine.health().reason or f"no step in {self._progress.limit_seconds:g} s"
-            self._drain.exit_code = os.EX_SOFTWARE
-            self._give_up(f"the engine is dead: {reason}", os.EX_SOFTWARE)
+            self._fail()
         if _by_memory(was) != _by_memory(closed) or Closed.ENGINE in (was, closed):
             log.info("the gate is %s", f"closed: {closed}" if closed else "open")
             self._heartbeat.kick()
+
+    def _watch(self) -> None:
+        """See at once that the engine has died, or that it hangs; the taker may be waiting for a job just then."""
+        while not self._signed_off.wait(WATCH_SECONDS):
+            if not self._turns():
+                self._fail()
+                return
+
+    def _fail(self) -> None:
+        """The engine is of no use any more: end its jobs, say why, and let a fresh process take over. Done once."""
+        health = self._engine.health()
+        with self._once:
+            if self._failure or self._signed_off.is_set():
+                return
+            self._failure = health.reason or f"no step in {self._progress.limit_seconds:g} s"
+        self._state, self._closed = "failed", Closed.ENGINE
+        sentence = f"the engine is dead: {self._failure}"
+        if not health.alive:
+            # One that hangs may yet end them itself, and its jobs are for the leases to free.
+            self.generation.abandon(EngineError(sentence))
+        self._heartbeat.kick()
+        self._end(sentence, os.EX_SOFTWARE)
+
+    def _end(self, sentence: str, code: int) -> None:
+        self._drain.exit_code = code
+        self._give_up(sentence, code)
 
     def _judge(self) -> Verdict:
         if self._capacity is None:
@@ -208,17 +255,23 @@ class Worker:
         health = self._engine.health()
         return self._progress.note(health.steps) and health.alive
 
+    def _renews(self) -> bool:
+        """Not while the engine hangs: others are to get its jobs. One that has died gives them back itself."""
+        return self._turns() or not self._engine.health().alive
+
     def _describe(self) -> tuple[bool, bool, dict[str, Any]]:
-        closed = Closed.DRAINING if self._draining.is_set() else self._closed
+        closed = Closed.DRAINING if self._draining.is_set() and not self._failure else self._closed
         jobs = self.leases.jobs()
         info: dict[str, Any] = {
             "state": self._state,
+            "detail": self._failure or self._loading.detail,
             "slots": self.model.slots,
             "running": len(jobs),
             "gate": {"open": closed is None, "reason": closed},
             "engine": self.model.engine,
             "started_at": rfc3339(self._started_at),
             "version": __version__,
+            "start_seconds": self._loading.seconds,
         }
         if self._capacity:
             memory = self._probe.read()

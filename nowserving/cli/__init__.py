@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nowserving import __version__
-from nowserving.cli import demo, job, queue, serve, submit, up
+from nowserving.cli import demo, job, queue, serve, submit, up, worker
 from nowserving.cli.failure import Group
 
 app = typer.Typer(
@@ -44,3 +44,4 @@ app.command()(job.job)
 app.command()(job.cancel)
 app.command()(job.retry)
 app.command()(queue.queues)
+app.command()(worker.workers)

@@ -19,6 +19,7 @@ from nowserving.cli.failure import INTERRUPTED, JobFailedError
 from nowserving.cli.interrupt import Interrupt, Interrupted
 from nowserving.cli.stack import Stack
 from nowserving.cli.stage import Stage
+from nowserving.cli.table import explain_start
 from nowserving.cli.tally import Tally, count_ends, find_wrong, tally
 from nowserving.cli.watch import Watched
 from nowserving.client import Client
@@ -86,8 +87,10 @@ def play(stage: Stage, max_new_tokens: int) -> tuple[Tally, list[str]]:
     with stage.busy("Starting Redis, the API and a worker; the worker loads its model …"):
         stack.start(stage.deadline, embedded=True)
     ready_at = time.monotonic()
-    console.print(f"Ready in {ready_at - began_at:.1f} s. Six chats at once, for a model with 4 slots:")
     with Client(stack.url, retry_seconds=10) as client:
+        start = "".join(f" ({explain_start(worker)})" for worker in client.workers() if explain_start(worker))
+        console.print(f"Ready in {ready_at - began_at:.1f} s{start}.")
+        console.print("Six chats at once, for a model with 4 slots:")
         jobs = crowd.run(stage, client, MODEL, max_new_tokens)
         wrong: list[str] = []
         well = all(watched.status is Status.SUCCEEDED for watched in jobs)

@@ -11,9 +11,14 @@ from nowserving.cli.failure import PartError
 from nowserving.cli.process import Process, Write, describe_exit
 
 EX_CONFIG = 78
-"""sysexits.h: a restart will not help."""
+"""sysexits.h: a restart will not help, see docs/reliability.md."""
+EX_TEMPFAIL = 75
+"""A restart will help once something outside is mended, so not at once."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+FIRST_LONG_PAUSE_SECONDS = 15.0
+LONGEST_LONG_PAUSE_SECONDS = 300.0
+"""After EX_TEMPFAIL."""
 CALM_SECONDS = 60.0
 """Whoever lived so long starts again with the first pause."""
 STILLBIRTHS = 3
@@ -26,9 +31,15 @@ class Restarts:
 
     ready: bool = False
     deaths: int = 0
+    failures: int = 0
+    """Ends with EX_TEMPFAIL in a row: what cannot begin yet has not died."""
 
     def note_death(self, code: int, lived_seconds: float) -> float | None:
         """Seconds to pause before the next start; None: there is no sense in one."""
+        if code == EX_TEMPFAIL:
+            self.failures += 1
+            return float(min(LONGEST_LONG_PAUSE_SECONDS, FIRST_LONG_PAUSE_SECONDS * 2 ** (self.failures - 1)))
+        self.failures = 0
         if lived_seconds >= CALM_SECONDS:
             self.deaths = 0
         self.deaths += 1

@@ -79,6 +79,28 @@ def draw_queues(queues: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def draw_workers(workers: Iterable[Mapping[str, Any]]) -> Table:
+    """Workers, one a line."""
+    table = _table(("model", "worker", "state", "running", "slots", "takes jobs"), right=("running", "slots"))
+    for worker in workers:
+        gate = worker.get("gate") or {}
+        takes = "yes" if gate.get("open") else f"no: {gate.get('reason') or '?'}"
+        table.add_row(
+            Text(str(worker.get("model", ""))),
+            Text(str(worker.get("name", ""))),
+            Text(str(worker.get("detail") or worker.get("state", ""))),
+            *(str(worker.get(name, "")) for name in ("running", "slots")),
+            takes,
+        )
+    return table
+
+
+def explain_start(worker: Mapping[str, Any]) -> str:
+    """What a worker's start took, such as "import 2.1 s, load 3.0 s"; "" if it does not say."""
+    seconds = worker.get("start_seconds") or {}
+    return ", ".join(f"{phase} {float(took):.1f} s" for phase, took in seconds.items())
+
+
 def explain_wait(queue: Mapping[str, Any]) -> str:
     """Why and how long a queued job waits, in words."""
     parts = []

@@ -190,6 +190,44 @@ def test_a_worker_that_cannot_start_ends_it_with_its_words(tmp_path: Path) -> No
         assert up.children() == {}
 
 
+def hazard(name: str, source: object) -> str:
+    return f'[models.noop]\nengine = "tests.engines:{name}"\nslots = 2\nsource = "{source}"\n'
+
+
+def test_a_worker_that_may_start_later_is_started_again_slowly(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("away")
+    with UpProcess(tmp_path, models=hazard("Starting", script)) as up:
+        eventually(lambda: "started again in 15 s" in up.output, 30)
+        assert "ended with exit code 75; started again in 15 s" in up.output
+        script.write_text("ready")
+        assert up.url
+        assert up.output.count("the hub is away") == 1
+
+
+def test_a_worker_that_a_person_must_mend_ends_it(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("broken")
+    with UpProcess(tmp_path, models=hazard("Starting", script)) as up:
+        assert up.wait(60) == 1
+        assert up.output.count("the model is broken") == 2  # in the log, and as the last word
+        assert up.output.splitlines()[-1].startswith("nowserving: noop ended with exit code 78: ")
+        assert up.output.splitlines()[-1].endswith("the model is broken")
+
+
+def test_a_worker_whose_engine_dies_is_started_again_at_once_and_the_other_jobs_go_on(tmp_path: Path) -> None:
+    models = hazard("Mortal", "noop:40@0.05")
+    with UpProcess(tmp_path, models=models, NOWSERVING_MAX_ATTEMPTS="1") as up, Client(up.url) as client:
+        good = client.submit("noop", "hello", max_new_tokens=40)
+        assert any(event.type == "token" for event in client.stream(good.id))
+        bad = client.submit("noop", "die", max_new_tokens=4)
+        assert client.wait(bad.id, 20).status is Status.FAILED
+        done = client.wait(good.id, 60)
+        assert done.text == " ".join(f"w{index}" for index in range(40))
+        assert "the engine is dead: " in up.output
+        assert "ended with exit code 70; started again in 0.5 s" in up.output
+
+
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

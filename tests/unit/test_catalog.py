@@ -24,6 +24,20 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         catalog["c"]
 
 
+def test_how_a_model_is_loaded_is_read_from_its_table(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(
+        '[models.m]\nsource = "owner/name"\nrevision = "v1.0"\ntrust_remote_code = true\nattention = "eager"\n'
+        'quantization = { quant_method = "bitsandbytes", load_in_4bit = true }\n'
+    )
+    model = load_catalog(file)["m"]
+    assert (model.revision, model.trust_remote_code, model.attention) == ("v1.0", True, "eager")
+    assert model.quantization == {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    plain = load_catalog(None)["smollm2"]
+    assert (plain.revision, plain.trust_remote_code, plain.attention) == (None, False, "auto")
+    assert plain.quantization is None
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [
@@ -33,6 +47,11 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ({"engine": "noop", "memory_fraction": 1.5}, r"models\.m\.memory_fraction = 1.5: .*less than or equal to 1"),
         ({"engine": "noop", "surprise": 1}, r"models\.m\.surprise is not a key; allowed are .*slots"),
         ({"engine": "transformers"}, r"models\.m\.source is missing"),
+        ({"engine": "noop", "revision": "a b"}, r"models\.m\.revision = 'a b': "),
+        ({"engine": "noop", "quantization": "4bit"}, r"models\.m\.quantization = '4bit': .*dictionary"),
+        ({"engine": "noop", "quantization": {}}, r"models\.m\.quantization = {}: "),
+        ({"engine": "noop", "trust_remote_code": "yes"}, r"models\.m\.trust_remote_code = 'yes': .*boolean"),
+        ({"engine": "noop", "attention": ""}, r"models\.m\.attention = '': "),
         ({"engine": "noop", "name": "x"}, r"models\.m\.name is given"),
         (7, r"models\.m must be a table"),
     ],

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nowserving.cli.table import draw_job, draw_jobs, draw_queues, explain_wait, run_seconds, shorten
+from nowserving.cli.table import (
+    draw_job,
+    draw_jobs,
+    draw_queues,
+    draw_workers,
+    explain_start,
+    explain_wait,
+    run_seconds,
+    shorten,
+)
 from nowserving.client import Job
 
 ANSWER: dict[str, Any] = {
@@ -68,6 +77,21 @@ def test_queues_show_their_counts() -> None:
         draw_queues([{"model": "smollm2", "depth": 7, "running": 4, "dead": 3, "oldest_wait_seconds": 12.3}])
     )
     assert shown.splitlines()[1].split() == ["smollm2", "7", "4", "3", "12", "s"]
+
+
+def test_workers_show_how_far_they_are_and_why_they_take_nothing() -> None:
+    worker = {"model": "m", "name": "host:1:ab", "state": "loading", "detail": "loading 43%", "running": 0, "slots": 8}
+    ready = {**worker, "state": "ready", "detail": "", "gate": {"open": True, "reason": None}}
+    shown = rendered(draw_workers([{**worker, "gate": {"open": False, "reason": "engine"}}, ready]))
+    assert shown.splitlines()[1].split() == ["m", "host:1:ab", "loading", "43%", "0", "8", "no:", "engine"]
+    assert shown.splitlines()[2].split() == ["m", "host:1:ab", "ready", "0", "8", "yes"]
+    # An older worker says less.
+    assert rendered(draw_workers([{"model": "m", "name": "x"}])).splitlines()[1].split() == ["m", "x", "no:", "?"]
+
+
+def test_a_start_is_told_by_its_phases() -> None:
+    assert explain_start({"start_seconds": {"import": 2.08, "load": 3}}) == "import 2.1 s, load 3.0 s"
+    assert explain_start({}) == ""
 
 
 @pytest.mark.parametrize(

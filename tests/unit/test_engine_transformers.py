@@ -1,6 +1,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.tiny import ARCHITECTURES, EOS, Collected, make_model, make_tokenizer
 from workers.engines import loop, pace
 from workers.engines.cache import JobCache
 from workers.engines.engine import FinishReason, Prepared, Prompt
+from workers.engines.pretrained import Recipe
 from workers.engines.transformers import TransformersEngine
 
 TEXTS = ["hello wörld", "a", "The quick brown fox jumps over the lazy dog. " * 3, "日本", "x = [1, 2]\n", "z" * 70]
@@ -257,13 +259,14 @@ def test_random_jobs_staggered_and_canceled_equal_themselves_alone(engine: Trans
             assert (end, sink.batches) == (alone_end, alone.batches)
 
 
-def test_a_model_loads_from_a_folder_or_says_in_a_sentence_why_not(tmp_path: Path) -> None:
+def test_a_model_loads_from_a_folder_and_tells_how_far_it_is(tmp_path: Path) -> None:
     make_model().save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
-    said: list[str] = []
-    options: dict[str, Any] = {"slots": 2, "memory_fraction": 0.5, "device": "cpu", "threads": 1}
+    said: list[tuple[str, float | None]] = []
+    options: dict[str, Any] = {"slots": 2, "memory_fraction": 0.5, "threads": 1}
+    recipe = Recipe(str(tmp_path / "model"), device="cpu")
     for dtype in ("auto", "bfloat16"):
-        engine = TransformersEngine(str(tmp_path / "model"), dtype=dtype, progress=said.append, **options)
+        engine = TransformersEngine(replace(recipe, dtype=dtype), progress=lambda *words: said.append(words), **options)
         capacity = engine.start()
         assert (capacity.slots, capacity.context_tokens) == (2, 2048)
         assert capacity.budget_bytes > 0
@@ -271,12 +274,10 @@ def test_a_model_loads_from_a_folder_or_says_in_a_sentence_why_not(tmp_path: Pat
         sink = submit(engine, prompt_of(1))
         assert sink.wait().error is None
         engine.close()
-    assert said[0].startswith("loading ")
+    assert [phase for phase, _ in said if phase != "load"] == ["import", "warm-up"] * 2
+    fractions = [fraction for phase, fraction in said[: len(said) // 2] if phase == "load" and fraction is not None]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0, 1)
+    assert len(fractions) > 10
     with pytest.raises(EngineError, match="leaves no room"):
-        TransformersEngine(str(tmp_path / "model"), **(options | {"memory_fraction": 1e-9})).start()
-    weights = tmp_path / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    for source in (weights.parent, tmp_path / "nothing"):
-        with pytest.raises(EngineError, match="cannot be loaded") as raised:
-            TransformersEngine(str(source), **options).start()
-        assert "\n" not in raised.value.message
+        TransformersEngine(recipe, **(options | {"memory_fraction": 1e-9})).start()

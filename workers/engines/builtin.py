@@ -19,12 +19,16 @@ from pathlib import Path
 
 from nowserving.errors import EngineError, NowservingError
 from nowserving.settings import load_settings
+from workers.engines.engine import Progress
 
 PREFIX = "builtin:"
 FORMAT = 1
 """Raised when the conversion writes something else, so that older folders are left aside."""
 
-Progress = Callable[[str], None]
+READ_SHARE, MADE_SHARE = 0.3, 0.98
+"""Of the conversion's time, as measured, when the tokenizer and when the model have been made of the GGUF."""
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,12 @@ BUILTINS = {
 }
 
 
-def model_folder(source: str, cache_dir: Path, progress: Progress = lambda step: None) -> Path:
+def model_folder(
+    source: str,
+    cache_dir: Path,
+    say: Say = lambda step: None,
+    progress: Progress = lambda phase, fraction: None,
+) -> Path:
     """The folder `from_pretrained` loads for a source like "builtin:smollm2", made first if it is not there.
 
     Safe with several processes at once: one converts, the others wait for it. Raises EngineError in one sentence.
@@ -67,7 +76,7 @@ def model_folder(source: str, cache_dir: Path, progress: Progress = lambda step:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(_beside(folder, ".lock")):
             if not folder.is_dir():
-                _make(model, folder, progress)
+                _make(model, folder, say, progress)
     except OSError as error:
         raise EngineError(
             f"the model cannot be written to {folder.parent} ({error.strerror or error}): "
@@ -87,9 +96,10 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _make(model: Builtin, folder: Path, progress: Progress) -> None:
+def _make(model: Builtin, folder: Path, say: Say, progress: Progress) -> None:
     gguf = _find(model)
-    progress(f"checking {gguf.name}, {gguf.stat().st_size / 1e6:.0f} MB")
+    progress("convert", None)
+    say(f"checking {gguf.name}, {gguf.stat().st_size / 1e6:.0f} MB")
     with gguf.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != model.sha256:
@@ -103,11 +113,11 @@ def _make(model: Builtin, folder: Path, progress: Progress) -> None:
             f"{folder.parent} has {free / 1e6:.0f} MB free and the model needs {model.bytes_needed / 1e6:.0f} MB: "
             "make room, or set NOWSERVING_CACHE_DIR to another folder"
         )
-    progress(f"converting it to safetensors, {model.bytes_needed / 1e6:.0f} MB, once; it takes up to a minute")
+    say(f"converting it to safetensors, {model.bytes_needed / 1e6:.0f} MB, once; it takes up to a minute")
     unfinished = _beside(folder, ".part")
     shutil.rmtree(unfinished, ignore_errors=True)  # a killed process's: we hold the lock
     try:
-        _convert(gguf, unfinished, model.context_tokens)
+        _convert(gguf, unfinished, model.context_tokens, progress)
         for file_path in unfinished.iterdir():
             file_path.chmod(0o644)  # safetensors writes 0600; the cache may be shared
         unfinished.rename(folder)
@@ -126,11 +136,12 @@ def _find(model: Builtin) -> Path:
     return path
 
 
-def _convert(gguf: Path, folder: Path, context_tokens: int) -> None:
+def _convert(gguf: Path, folder: Path, context_tokens: int, progress: Progress) -> None:
     import torch  # here, since a worker whose model is converted already need not wait for them
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    progress("convert", 0.0)
     where, file = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, local_files_only=True)
     # The file says `pre = smollm`: every digit alone, then GPT-2's split. transformers does only the latter, which
@@ -138,6 +149,7 @@ def _convert(gguf: Path, folder: Path, context_tokens: int) -> None:
     split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     tokenizer.backend_tokenizer.pre_tokenizer = split
     tokenizer.model_max_length = context_tokens
+    progress("convert", READ_SHARE)
     model = AutoModelForCausalLM.from_pretrained(
         where,
         gguf_file=file,
@@ -145,6 +157,7 @@ def _convert(gguf: Path, folder: Path, context_tokens: int) -> None:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
+    progress("convert", MADE_SHARE)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -6,13 +6,17 @@ in exactly one `Sink.ended`, whatever happens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from nowserving.errors import NowservingError
 from nowserving.job import Input, Parameters
+
+Progress = Callable[[str, float | None], None]
+"""Takes the phase of a start ("import", "download", "convert", "load", "warm-up", or a word of the engine's own) and
+how much of it is done, 0 to 1 (None: nobody knows). Called as often as one likes, from any thread."""
 
 
 class FinishReason(StrEnum):
@@ -104,7 +108,10 @@ class Engine(Protocol):
     resumes: bool
 
     def start(self) -> Capacity:
-        """Load the model and start the loop; blocks until a job could run. Raises EngineError if it cannot."""
+        """Load the model and start the loop; blocks until a job could run.
+
+        Raises EngineUnavailableError if a later start may do better, any other EngineError if a person must mend it.
+        """
 
     def close(self) -> None:
         """Stop the loop; jobs still running end as CANCELED."""

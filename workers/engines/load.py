@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from nowserving.catalog import Model
 from nowserving.errors import EngineError
-from workers.engines.engine import Engine
-
-Progress = Callable[[str], None]
+from workers.engines.engine import Engine, Progress
 
 
-def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda step: None) -> Engine:
-    """Make the engine of `model`, not yet started. A class of the user's own is called with `model` alone.
+def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda phase, fraction: None) -> Engine:
+    """Make the engine of `model`, not yet started. A class of the user's own is called with `model` alone; if what it
+    makes has an attribute `progress`, that becomes the function given here.
 
     Raises EngineError if there is no such engine, or its source makes no sense.
     """
     if model.engine == "transformers":
+        from workers.engines.pretrained import Recipe
         from workers.engines.transformers import TransformersEngine
 
-        return TransformersEngine(
+        recipe = Recipe(
             model.source,
-            slots=model.slots,
-            memory_fraction=model.memory_fraction,
             device=model.device,
             dtype=model.dtype,
-            threads=model.threads,
+            attention=model.attention,
+            quantization=model.quantization,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
             cache_dir=cache_dir,
+        )
+        return TransformersEngine(
+            recipe,
+            slots=model.slots,
+            memory_fraction=model.memory_fraction,
+            threads=model.threads,
             progress=progress,
         )
     if model.engine == "noop":
@@ -43,4 +49,7 @@ def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda step:
         made = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise EngineError(f"engine {model.engine!r} cannot be imported: {error}") from error
-    return cast(Engine, made(model))
+    engine = made(model)
+    if hasattr(engine, "progress"):
+        engine.progress = progress
+    return cast(Engine, engine)

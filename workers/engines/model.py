@@ -1,10 +1,8 @@
-"""Loads a model and its tokenizer, and finds out by running it what its attention keeps of each token."""
+"""A model ready to run, and how it is found out, by running it, what its attention keeps of each token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +10,11 @@ from tokenizers import Tokenizer
 
 from nowserving.errors import EngineError
 from workers.engines.attention import NAME, Segment, ShapeTracer
-from workers.engines.builtin import PREFIX, model_folder
 from workers.engines.cache import CacheLayout, JobCache
 from workers.engines.forward import forward, run
 from workers.engines.linear import pack, packed_bytes
 from workers.engines.text import Pieces
 
-Progress = Callable[[str], None]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBE_TOKENS = 24
 TOLERANCES = {torch.float32: 1e-3}
 LOOSE_TOLERANCE = 0.1
@@ -48,26 +42,6 @@ class LoadedModel:
     weights_bytes: int
 
 
-def load_model(source: str, device: str, dtype: str, cache_dir: Path, progress: Progress) -> LoadedModel:
-    """Load from "builtin:NAME", a folder or a hub id. Raises EngineError in one sentence."""
-    target = _device(device)
-    where = str(model_folder(source, cache_dir, progress)) if source.startswith(PREFIX) else source
-    progress(f"loading {source} on {target}")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # it draws over the log
-
-    kind: torch.dtype | str = DTYPES.get(dtype, torch.float32 if target.type == "cpu" else "auto")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=kind)
-        model.to(target).eval()
-    except Exception as error:
-        raise EngineError(f"model {source!r} cannot be loaded: {_first_line(error)}") from error
-    return adopt_model(model, tokenizer)
-
-
 def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
     """Take over a model in memory: from then on it runs in this engine alone. Raises EngineError if it cannot."""
     device = model.device
@@ -92,13 +66,6 @@ def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
         stop_ids=_stop_ids(model, tokenizer),
         weights_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) + packed_bytes(model),
     )
-
-
-def _device(name: str) -> torch.device:
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EngineError(f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()}")
-    return device
 
 
 @torch.inference_mode()

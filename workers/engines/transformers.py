@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from nowserving.errors import EngineError, InvalidInputError, TooLargeError
 from workers.engines.budget import budget_bytes, most_step_bytes
-from workers.engines.engine import Capacity, Health, Prepared, Prompt, Sink
+from workers.engines.engine import Capacity, Health, Prepared, Progress, Prompt, Sink
 from workers.engines.loop import Loop
-from workers.engines.model import LoadedModel, adopt_model, load_model
+from workers.engines.model import LoadedModel, adopt_model
+from workers.engines.pretrained import Recipe, attend_by, load_model
 from workers.engines.row import Row
-
-Progress = Callable[[str], None]
+from workers.engines.warmup import warm_up
 
 
 class TransformersEngine:
@@ -30,26 +28,22 @@ class TransformersEngine:
 
     def __init__(
         self,
-        source: str,
+        recipe: Recipe,
         *,
         slots: int,
         memory_fraction: float,
-        device: str = "auto",
-        dtype: str = "auto",
         threads: int | None = None,
-        cache_dir: Path = Path(),
-        progress: Progress = lambda step: None,
+        progress: Progress = lambda phase, fraction: None,
     ) -> None:
-        """`source` is "builtin:NAME" (converted into `cache_dir`), a folder or a hub id.
-
-        `threads` are torch's on the CPU, None its own choice.
-        """
-        self._load: Callable[[], LoadedModel] = lambda: load_model(source, device, dtype, cache_dir, progress)
+        """`threads` are torch's on the CPU, None its own choice. Raises EngineError for an unknown `attention`."""
+        self._load: Callable[[], LoadedModel] = lambda: load_model(recipe, progress)
+        self._attend_by = recipe.attention
         self._slots, self._memory_fraction, self._threads = slots, memory_fraction, threads
         self._progress = progress
+        self._warms_up = True
         self._budget_bytes: int | None = None
         self._ready = threading.Event()
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._loop: Loop | None = None
         self._loaded: LoadedModel | None = None
@@ -59,8 +53,12 @@ class TransformersEngine:
     def of(
         cls, model: Any, tokenizer: Any, *, slots: int, budget_bytes: int, threads: int | None = None
     ) -> TransformersEngine:
-        """An engine of a model already in memory, with a budget given in bytes. The model is its own from then on."""
-        engine = cls("", slots=slots, memory_fraction=1.0, threads=threads)
+        """An engine of a model already in memory, with a budget given in bytes. The model is its own from then on.
+
+        It does not warm up.
+        """
+        engine = cls(Recipe(""), slots=slots, memory_fraction=1.0, threads=threads)
+        engine._warms_up = False
         engine._load = lambda: adopt_model(model, tokenizer)
         engine._budget_bytes = budget_bytes
         return engine
@@ -72,6 +70,13 @@ class TransformersEngine:
         self._ready.wait()
         if self._failure is not None:
             raise self._failure
+        if self._warms_up:
+            self._progress("warm-up", None)
+            try:
+                warm_up(self, self._ready_model().vocabulary)
+            except BaseException:
+                self.close()
+                raise
         return self.capacity()
 
     def close(self) -> None:
@@ -136,22 +141,24 @@ class TransformersEngine:
 
     def _run(self) -> None:
         try:
-            if self._threads is not None:
-                torch.set_num_threads(self._threads)
-            began = time.monotonic()
-            loaded = self._load()
-            step = most_step_bytes(loaded, self._slots)
-            budget = self._budget_bytes or budget_bytes(loaded, self._memory_fraction, step)
-            loop = Loop(loaded, self._slots, budget)
-            self._progress(f"loaded in {time.monotonic() - began:.1f} s")
-            self._loaded, self._loop = loaded, loop
-            self._capacity = Capacity(self._slots, loaded.context_tokens, budget, step)
-        except Exception as error:
+            with attend_by(self._attend_by):
+                loop = self._make_loop()
+                self._ready.set()
+                loop.run()
+        except BaseException as error:
             self._failure = error
-            return
         finally:
             self._ready.set()
-        loop.run()
+
+    def _make_loop(self) -> Loop:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        loaded = self._load()
+        step = most_step_bytes(loaded, self._slots)
+        budget = self._budget_bytes or budget_bytes(loaded, self._memory_fraction, step)
+        self._loaded, self._loop = loaded, Loop(loaded, self._slots, budget)
+        self._capacity = Capacity(self._slots, loaded.context_tokens, budget, step)
+        return self._loop
 
 
 def encode(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...]:

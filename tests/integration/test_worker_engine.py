@@ -1,0 +1,204 @@
+"""How a worker's engine starts, and what becomes of its jobs when it dies: real Celery workers on a real Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nowserving import verb
+from nowserving.job import Status
+from nowserving.store import Store, connect
+from tests.invariant import story
+from tests.worker_process import MODEL, WorkerProcess, enqueue, look, ready, statuses, workers
+
+Eventually = Callable[..., None]
+Start = Callable[..., WorkerProcess]
+
+TOKENS = 60
+LONG = {"max_new_tokens": TOKENS, "temperature": 1, "seed": 7}
+
+
+@pytest.fixture
+def live(redis_url: str) -> Iterator[Store]:
+    store = Store(connect(redis_url))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def start(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Start:
+    def begin(catalog: str, **settings: object) -> WorkerProcess:
+        # The lease is so long that whatever goes back in this time was handed back.
+        process = WorkerProcess(redis_url, tmp_path, catalog, **{"lease_seconds": 60, **settings})
+        request.addfinalizer(lambda: process.__exit__(None, None, None))
+        return process.start()
+
+    return begin
+
+
+def catalog(engine: str, source: object = "", slots: int = 8) -> str:
+    return f'[models.{MODEL}]\nengine = "{engine}"\nslots = {slots}\nsource = "{source}"\n'
+
+
+def test_a_worker_shows_how_far_it_has_loaded_and_takes_nothing_before(
+    live: Store, start: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    script.write_text("10\n43\n")
+    worker = start(catalog("tests.engines:Starting", script))
+    job_id = enqueue(live)
+    eventually(lambda: [worker["detail"] for worker in workers(live)] == ["loading 43%"], 30)
+    shown: dict[str, Any] = workers(live)[0]
+    assert (shown["state"], shown["gate"]) == ("loading", {"open": False, "reason": "engine"})
+    assert list(shown["start_seconds"]) == ["import"]
+    assert look(live, job_id).status is Status.QUEUED
+    with script.open("a") as file:
+        file.write("87\n")
+    eventually(lambda: workers(live)[0]["detail"] == "loading 87%", 10)
+    with script.open("a") as file:
+        file.write("ready\n")
+    eventually(lambda: look(live, job_id).status is Status.SUCCEEDED, 10)
+    eventually(lambda: workers(live)[0]["state"] == "ready")
+    shown = dict[str, Any](workers(live)[0])
+    assert (shown["detail"], shown["gate"]["open"]) == ("", True)
+    assert list(shown["start_seconds"]) == ["import", "load"]
+    assert " is ready: 8 slots, 1024 MB for jobs; import " in worker.output()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        ("broken", os.EX_CONFIG, "the model is broken"),
+        ("away", os.EX_TEMPFAIL, "the hub is away"),
+        ("full", os.EX_TEMPFAIL, "the device is full"),
+        ("strange", os.EX_SOFTWARE, "the engine of noop did not start: RuntimeError('what is this')"),
+    ],
+)
+def test_an_engine_that_does_not_start_is_one_sentence_and_a_code_that_says_whether_to_try_again(
+    live: Store, start: Start, tmp_path: Path, error: str, code: int, says: str
+) -> None:
+    (tmp_path / "script").write_text(error)
+    worker = start(catalog("tests.engines:Starting", tmp_path / "script"))
+    assert worker.wait(30) == code
+    assert sum(says in line and "CRITICAL" in line for line in worker.output().splitlines()) == 1
+    assert ("Traceback" in worker.output()) == (error == "strange")
+    assert workers(live) == []
+
+
+def test_a_model_that_is_not_there_is_one_sentence_of_a_real_worker(start: Start, tmp_path: Path) -> None:
+    worker = start(catalog("transformers", tmp_path / "nothing"))
+    assert worker.wait(60) == os.EX_CONFIG
+    assert f"there is no folder '{tmp_path}/nothing', and it is no hub id such as owner/name" in worker.output()
+    assert "Traceback" not in worker.output()
+
+
+def test_a_fatal_device_error_moves_all_jobs_to_another_worker_with_their_texts_unchanged(
+    live: Store, start: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    trigger = tmp_path / "trigger"
+    doomed = start(catalog("tests.device:doomed", trigger))
+    eventually(lambda: ready(live), 60)
+    calm = [enqueue(live, f"about {index}", parameters=LONG) for index in range(6)]
+    eventually(lambda: statuses(live, calm) == {"succeeded": 6}, 60)
+    expected = [story(live, job_id)[:2] for job_id in calm]
+    assert {tokens for tokens, _ in expected} == {TOKENS}
+
+    ids = [enqueue(live, f"about {index}", parameters=LONG) for index in range(6)]
+    eventually(lambda: all(look(live, job_id).generated > 5 for job_id in ids), 30)
+    trigger.touch()
+    eventually(lambda: statuses(live, ids) == {"queued": 6}, 10)
+    made = [look(live, job_id).generated for job_id in ids]
+    assert all(5 < count < TOKENS for count in made)
+    assert doomed.wait(10) == os.EX_SOFTWARE
+    assert "the engine is dead: AcceleratorError: CUDA error: device-side assert triggered" in doomed.output()
+    assert workers(live) == []
+    start(catalog("tests.device:doomed", trigger))
+    eventually(lambda: statuses(live, ids) == {"succeeded": 6}, 90)
+    assert [story(live, job_id) for job_id in ids] == [(*told, 1) for told in expected]
+    assert [(look(live, job_id).takes, look(live, job_id).attempt) for job_id in ids] == [(2, 0)] * 6
+
+
+def test_an_engine_whose_thread_dies_without_a_word_loses_its_jobs_at_once(
+    live: Store, start: Start, eventually: Eventually
+) -> None:
+    mortal = catalog("tests.engines:Mortal", "noop:20@0.05")
+    dying = start(mortal, max_attempts=1)
+    eventually(lambda: ready(live), 30)
+    good = [enqueue(live, parameters={"max_new_tokens": 20}) for _ in range(5)]
+    eventually(lambda: all(look(live, job_id).generated > 2 for job_id in good), 10)
+    bad = enqueue(live, "die")
+    eventually(lambda: statuses(live, good) == {"queued": 5}, 5)
+    job = look(live, bad)
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+    assert dying.wait(10) == os.EX_SOFTWARE
+    start(mortal)
+    eventually(lambda: statuses(live, good) == {"succeeded": 5}, 30)
+    words = " ".join(f"w{index}" for index in range(20))
+    assert [story(live, job_id) for job_id in good] == [(20, words, 1)] * 5
+    assert {look(live, job_id).attempt for job_id in good} == {0}
+
+
+def test_the_documented_engine_streams_and_is_canceled(
+    live: Store, start: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    book = tmp_path / "book"
+    book.write_text("the cat saw the dog and the dog saw the cat and " * 20)
+    markov = catalog("docs.examples.markov:Markov", book)
+    long = {"max_new_tokens": 100_000, "seed": 3}
+    start(markov)
+    calm = enqueue(live, "the cat", parameters=long)
+    eventually(lambda: look(live, calm).status is Status.SUCCEEDED, 60)
+    expected = story(live, calm)
+    output = look(live, calm).output
+    assert output is not None
+    assert output["usage"] == {"prompt_tokens": 2, "completion_tokens": 100_000}
+    assert expected == (100_000, output["text"], 1)
+    assert set(output["text"].split()) == {"the", "cat", "saw", "dog", "and"}
+
+    endless = enqueue(live, "the dog", parameters={"max_new_tokens": 900_000})
+    eventually(lambda: look(live, endless).generated > 100, 10)
+    live.run(verb.cancel(endless))
+    eventually(lambda: workers(live)[0]["running"] == 0)
+    assert look(live, endless).generated < 900_000
+
+
+def test_the_documented_engines_jobs_go_on_elsewhere(
+    live: Store, start: Start, eventually: Eventually, tmp_path: Path
+) -> None:
+    book = tmp_path / "book"
+    book.write_text("the cat saw the dog and the dog saw the cat and " * 20)
+    markov = catalog("docs.examples.markov:Markov", book)
+    long = {"max_new_tokens": 100_000, "seed": 3}
+    first = start(markov, drain_seconds=0)
+    moved = enqueue(live, "the cat", parameters=long)
+    eventually(lambda: look(live, moved).generated > 100, 30)
+    first.send(signal.SIGTERM)
+    assert first.wait(10) == 0
+    assert look(live, moved).status is Status.QUEUED
+    start(markov)
+    same = enqueue(live, "the cat", parameters=long)
+    eventually(lambda: statuses(live, [moved, same]) == {"succeeded": 2}, 60)
+    assert look(live, moved).takes == 2
+    assert story(live, moved) == story(live, same)
+
+
+def test_an_idle_worker_whose_engine_has_died_says_so_at_once_and_takes_no_job(
+    live: Store, start: Start, eventually: Eventually
+) -> None:
+    dying = start(catalog("tests.engines:Mortal", "noop:20@0.05"), max_attempts=1)
+    eventually(lambda: ready(live), 30)
+    bad = enqueue(live, "die")
+    eventually(lambda: look(live, bad).status is Status.FAILED, 5)
+    died = time.monotonic()
+    late = enqueue(live)
+    assert dying.wait(10) == os.EX_SOFTWARE
+    assert time.monotonic() - died < 5
+    assert look(live, late).takes == 0
+    assert workers(live) == []
