@@ -13,7 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from nowserving.errors import CatalogError, UnknownModelError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
-_DOTTED = r"(transformers|noop|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
+_DOTTED = r"(transformers|noop|openai|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_ENGINES = '"transformers", "openai", "noop", "package.module:Class"'
+_SERVER_KEYS = ("url", "command", "environment", "served_model", "api_key_env", "start_timeout_seconds")
+PORT = "{port}"
+"""Stands in a server's command or environment where a free port is filled in."""
 
 
 class Model(BaseModel):
@@ -34,6 +39,12 @@ class Model(BaseModel):
     quantization: Annotated[dict[str, Any], Field(min_length=1)] | None = None
     revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]{1,200}$")] | None = None
     trust_remote_code: bool = False
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")] | None = None
+    command: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1)] | None = None
+    environment: dict[Annotated[str, StringConstraints(pattern=_VARIABLE)], str] | None = None
+    served_model: Annotated[str, StringConstraints(min_length=1)] | None = None
+    api_key_env: Annotated[str, StringConstraints(pattern=_VARIABLE)] | None = None
+    start_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] | None = None
 
 
 class Catalog(Mapping[str, Model]):
@@ -103,7 +114,28 @@ def _parse_model(name: str, table: object, where: str) -> Model:
         raise CatalogError(f"{where}: {_explain(name, error)}") from None
     if model.engine == "transformers" and not model.source:
         raise CatalogError(f"{where}: models.{name}.source is missing: a hub id, a folder, or builtin:smollm2")
+    if wrong := _wrong_server(model):
+        raise CatalogError(f"{where}: models.{name}{wrong}")
     return model
+
+
+def _wrong_server(model: Model) -> str:
+    """What is wrong with the keys that say where an OpenAI-compatible server is, or ""."""
+    given = [key for key in _SERVER_KEYS if getattr(model, key) is not None]
+    if model.engine in ("transformers", "noop") and given:
+        return f'.{given[0]} is for engine = "openai"'
+    if model.engine != "openai":
+        return ""
+    if (model.url is None) == (model.command is None):
+        return ': engine = "openai" takes exactly one of url (a server that runs) and command (one to be started)'
+    if model.command is None:
+        return ".environment is for a command: a server at a url has its own" if model.environment else ""
+    values = (model.environment or {}).values()
+    if secret := next((value for value in values if value.startswith("${NOWSERVING_")), None):
+        return f".environment: {secret} is the worker's own and not passed on"
+    if not any(PORT in word for word in (*model.command[1:], *values)):
+        return f".command must say {PORT} where the server takes its port: a free one is filled in"
+    return ""
 
 
 def _explain(name: str, error: ValidationError) -> str:
@@ -113,5 +145,5 @@ def _explain(name: str, error: ValidationError) -> str:
         allowed = ", ".join(sorted(set(Model.model_fields) - {"name"}))
         return f"models.{name}.{key} is not a key; allowed are {allowed}"
     if key == "engine":
-        return f'models.{name}.engine = {first["input"]!r}: allowed are "transformers", "noop", "package.module:Class"'
+        return f"models.{name}.engine = {first['input']!r}: allowed are {_ENGINES}"
     return f"models.{name}.{key} = {first['input']!r}: {first['msg']}"

@@ -132,6 +132,12 @@ class EngineUnavailableError(EngineError):
     code = "engine_unavailable"
 
 
+class EngineLostError(EngineError):
+    """What the engine computes on has gone, and all its jobs with it; it comes back by itself."""
+
+    code = "engine_lost"
+
+
 class OutOfMemoryError(EngineError):
     """The device had no memory left for this job, alone on the worker."""
 

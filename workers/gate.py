@@ -41,6 +41,8 @@ class Reading:
     """What the measurement says may still be taken."""
     budget_bytes: int
     context_tokens: int
+    engine_full: bool = False
+    """The engine itself says that it has no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def decide(reading: Reading, cost: Cost) -> Verdict:
         return Verdict(Closed.ENGINE)
     if len(reading.running) >= reading.slots:
         return Verdict(Closed.SLOTS)
-    if reading.room_bytes <= 0:
+    if reading.room_bytes <= 0 or reading.engine_full:
         return Verdict(Closed.GPU_MEMORY)
     free = reading.slots - len(reading.running)
     many = (reading.context_tokens,) * free

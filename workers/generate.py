@@ -13,6 +13,7 @@ from nowserving.call import Call
 from nowserving.errors import (
     ClaimLostError,
     EngineError,
+    EngineLostError,
     JobTimeoutError,
     NowservingError,
     StoreFullError,
@@ -20,7 +21,7 @@ from nowserving.errors import (
 )
 from nowserving.job import Job, Status
 from nowserving.store import Store
-from workers.engines.engine import Ended, Engine, FinishReason, Prepared, Prompt
+from workers.engines.engine import UNKNOWN, Ended, Engine, FinishReason, Prepared, Prompt
 from workers.inbox import Inbox, Piece
 from workers.lease import Lease, Leases
 
@@ -41,6 +42,7 @@ class Generation:
         self._inboxes: set[Inbox] = set()
         self._dead: EngineError | None = None
         self._lock = threading.Lock()
+        self._resumes_text = getattr(engine, "resumes_text", False)
 
     def abandon(self, error: EngineError) -> None:
         """The engine has died: end with this error all jobs that it has not ended itself."""
@@ -57,7 +59,9 @@ class Generation:
             job = Job.from_fields(lease.taken.fields if lease.taken else {})
             if job.ran_seconds >= job.timeout_seconds:
                 raise _timeout(job)
-            prepared = self._engine.prepare(self._prompt(lease, job))
+            prompt = self._prompt(lease, job)
+            prepared = self._engine.prepare(prompt)
+            lease.anew |= bool(prompt.made) and not prepared.prompt.made
             if not self._reserve(lease, prepared):
                 return self._release(lease, "does_not_fit", tokens=prepared.tokens)
             ended, rest = self._stream(lease, prepared)
@@ -78,23 +82,28 @@ class Generation:
             self._leases.drop(claim)
 
     def _prompt(self, lease: Lease, job: Job) -> Prompt:
-        made = self._made(lease, job) if job.generated and self._resumes else []
-        if len(made) != job.generated:
+        made, text = self._made(lease, job) if job.generated and self._resumes else ([], "")
+        if len(made) != job.generated or (UNKNOWN in made and not self._resumes_text):
             # The engine cannot resume, or a stranger has been at the stream.
-            lease.anew, made = True, []
-        return Prompt(job.id, job.input, job.parameters, job.timeout_seconds - job.ran_seconds, tuple(made))
+            lease.anew, made, text = True, [], ""
+        left_seconds = job.timeout_seconds - job.ran_seconds
+        return Prompt(job.id, job.input, job.parameters, left_seconds, tuple(made), text)
 
-    def _made(self, lease: Lease, job: Job) -> list[int]:
-        """The tokens that readers have seen already: the checkpoint."""
+    def _made(self, lease: Lease, job: Job) -> tuple[list[int], str]:
+        """The tokens that readers have seen already, and their text: the checkpoint."""
         made: list[int] = []
+        texts: list[str] = []
         after = "0"
         while events := self._patiently(lease, verb.read_events({job.id: after}))[job.id]:
             for event in events:
                 if event.type == "restarted":
                     made.clear()
+                    texts.clear()
                 made.extend(event.data.get("ids", ()))
+                if event.type == "token":
+                    texts.append(event.data.get("text", ""))
             after = events[-1].id
-        return made
+        return made, "".join(texts)
 
     def _reserve(self, lease: Lease, prepared: Prepared) -> bool:
         """Promise the exact count in place of the bound; False if others leave too little room for it."""
@@ -156,6 +165,9 @@ class Generation:
             if not self._engine.health().alive:
                 self._pass_on(lease, rest)
                 return self._release(lease, "engine", charge="keep")
+            if isinstance(ended.error, EngineLostError):
+                self._pass_on(lease, rest)
+                return self._release(lease, "engine", charge="keep", error=ended.error)
             if ended.error.retryable:
                 self._pass_on(lease, rest)
                 return self._release(lease, ended.error.code, charge="charge", error=ended.error)

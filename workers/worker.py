@@ -197,7 +197,8 @@ class Worker:
         if closed is Closed.ENGINE:
             self._fail()
         if _by_memory(was) != _by_memory(closed) or Closed.ENGINE in (was, closed):
-            log.info("the gate is %s", f"closed: {closed}" if closed else "open")
+            why = self._engine.health().full if _by_memory(closed) else ""
+            log.info("the gate is %s", f"closed: {closed}{why and f' ({why})'}" if closed else "open")
             self._heartbeat.kick()
 
     def _watch(self) -> None:
@@ -243,9 +244,12 @@ class Worker:
             room_bytes=self._room_bytes(self._probe.read(), capacity),
             budget_bytes=capacity.budget_bytes,
             context_tokens=capacity.context_tokens,
+            engine_full=bool(self._engine.health().full),
         )
 
     def _room_bytes(self, memory: Memory, capacity: Capacity) -> int:
+        if getattr(self._engine, "memory_elsewhere", False) and self._settings.memory_limit_bytes is None:
+            return capacity.budget_bytes
         return memory.room_bytes(self._share_bytes, self._settings.memory_limit_bytes, capacity.step_bytes)
 
     def _turns(self) -> bool:

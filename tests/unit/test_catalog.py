@@ -54,6 +54,21 @@ def test_how_a_model_is_loaded_is_read_from_its_table(tmp_path: Path) -> None:
         ({"engine": "noop", "attention": ""}, r"models\.m\.attention = '': "),
         ({"engine": "noop", "name": "x"}, r"models\.m\.name is given"),
         (7, r"models\.m must be a table"),
+        ({"engine": "openai"}, r"models\.m: .*exactly one of url .* and command"),
+        ({"engine": "openai", "url": "http://a", "command": ["a", "{port}"]}, "exactly one of url"),
+        ({"engine": "openai", "url": "ftp://a"}, r"models\.m\.url = 'ftp://a'"),
+        ({"engine": "openai", "command": []}, r"models\.m\.command = \[\]"),
+        ({"engine": "openai", "command": "vllm serve"}, r"models\.m\.command = .*list"),
+        ({"engine": "openai", "command": ["vllm", "serve"]}, r"models\.m\.command must say \{port\}"),
+        ({"engine": "openai", "url": "http://a", "environment": {"A": "b"}}, r"environment is for a command"),
+        ({"engine": "openai", "command": ["a", "{port}"], "environment": {"A B": "b"}}, r"environment\.A B"),
+        (
+            {"engine": "openai", "command": ["a", "{port}"], "environment": {"A": "${NOWSERVING_REDIS_URL}"}},
+            r"NOWSERVING_REDIS_URL\} is the worker's own",
+        ),
+        ({"engine": "openai", "url": "http://a", "api_key_env": "A-B"}, r"models\.m\.api_key_env = 'A-B'"),
+        ({"engine": "openai", "url": "http://a", "start_timeout_seconds": 0}, "start_timeout_seconds = 0"),
+        ({"engine": "noop", "url": "http://a"}, r"models\.m\.url is for engine = \"openai\""),
     ],
 )
 def test_a_wrong_table_is_named(table: object, says: str) -> None:
@@ -79,3 +94,19 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[models")
     with pytest.raises(CatalogError, match="is not TOML"):
         load_catalog(tmp_path / "bad.toml")
+
+
+def test_a_server_is_a_url_or_a_command() -> None:
+    catalog = parse_catalog(
+        {
+            "models": {
+                "a": {"engine": "openai", "url": "https://host:8000/v1", "api_key_env": "KEY"},
+                "b": {"engine": "openai", "command": ["vllm", "--port={port}"], "environment": {"HF_TOKEN": "${T}"}},
+                "c": {"engine": "openai", "command": ["serve"], "environment": {"HOST": "127.0.0.1:{port}"}},
+            }
+        },
+        "models.toml",
+    )
+    assert catalog["a"].url == "https://host:8000/v1"
+    assert catalog["b"].environment == {"HF_TOKEN": "${T}"}
+    assert catalog["c"].start_timeout_seconds is None

@@ -61,6 +61,11 @@ def test_memory_promised_but_not_yet_visible_is_counted() -> None:
     assert verdict.headroom == 40
 
 
+def test_an_engine_without_room_closes_the_gate_for_memory() -> None:
+    assert decide(replace(OPEN, engine_full=True), cost).closed is Closed.GPU_MEMORY
+    assert decide(replace(OPEN, engine_full=True, draining=True), cost).closed is Closed.DRAINING
+
+
 @given(
     st.lists(st.integers(0, 200), max_size=8),
     st.integers(0, 20_000),

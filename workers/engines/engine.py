@@ -18,6 +18,9 @@ Progress = Callable[[str, float | None], None]
 """Takes the phase of a start ("import", "download", "convert", "load", "warm-up", or a word of the engine's own) and
 how much of it is done, 0 to 1 (None: nobody knows). Called as often as one likes, from any thread."""
 
+UNKNOWN = -1
+"""Stands for the id of a token whose engine knows but its text."""
+
 
 class FinishReason(StrEnum):
     """Why a job made no more tokens."""
@@ -31,13 +34,16 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One job as an engine sees it. `made` are the ids of tokens that an earlier attempt has already streamed."""
+    """One job as an engine sees it. `made` are the ids of tokens that an earlier attempt has already streamed, and
+    `made_text` is the text that was streamed with them. A token of UNKNOWN id is one whose server did not say it.
+    """
 
     job_id: str
     input: Input
     parameters: Parameters
     timeout_seconds: float
     made: tuple[int, ...] = ()
+    made_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +98,23 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`alive`: the loop's thread runs. `steps` grows with every turn of it, also idle (at least 1 a second)."""
+    """`alive`: the loop's thread runs. `steps` grows with every turn of it, also idle (at least 1 a second).
+
+    `reason`: why it is not alive. `full`: why it has no room for one more job now, whatever else is free; "" if it has.
+    """
 
     alive: bool
     steps: int
     reason: str = ""
+    full: str = ""
 
 
 class Engine(Protocol):
     """One model, loaded once, and the loop that runs it.
 
     `resumes`: whether it goes on after `Prompt.made`. If not, a job taken over begins anew, and its readers are told.
+    An engine may have two more, both False if it has not: `resumes_text`, whether it goes on after `Prompt.made_text`,
+    also where ids are UNKNOWN; `memory_elsewhere`, whether its memory is another process's to guard.
     """
 
     resumes: bool
@@ -125,6 +137,7 @@ class Engine(Protocol):
     def prepare(self, prompt: Prompt) -> Prepared:
         """Tokenize and check, on the caller's thread.
 
+        The answer's prompt is without what was made before if this one job cannot go on after that.
         Raises InvalidInputError, or TooLargeError (naming both figures) if it exceeds the context or the budget.
         """
 

@@ -38,13 +38,18 @@ def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda phase
             threads=model.threads,
             progress=progress,
         )
+    if model.engine == "openai":
+        from workers.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(model)
     if model.engine == "noop":
         from workers.engines.noop import NoopEngine, parse_source
 
         return NoopEngine(model.slots, **parse_source(model.source))
     module_name, colon, class_name = model.engine.partition(":")
     if not colon:
-        raise EngineError(f'there is no engine {model.engine!r}: use "transformers", "noop" or "package.module:Class"')
+        allowed = '"transformers", "openai", "noop" or "package.module:Class"'
+        raise EngineError(f"there is no engine {model.engine!r}: use {allowed}")
     try:
         made = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
