@@ -34,6 +34,9 @@ class Heard:
     def begun(self, prompt_tokens: int) -> None:
         self.begins.append(prompt_tokens)
 
+    def progress(self, done: int, total: int) -> None:
+        raise AssertionError("a server does not say how far it has read")
+
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
         self.ids.extend(ids)
         self.texts.append(text)

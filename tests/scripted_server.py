@@ -10,9 +10,11 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -40,6 +42,8 @@ class Quirks:
         self.context: int | None = None
         self.key = ""
         self.seconds = 0.0
+        """Between two tokens."""
+        self.look_seconds = 0.0
         self.die_after_seconds: float | None = None
         self.busy = 0
         self.fail_warm_up = 0
@@ -53,12 +57,13 @@ class ScriptedServer:
         self.quirks = Quirks(**quirks)
         self.requests: list[dict[str, Any]] = []
         self.cut = 0
+        self.connections: list[socket.socket] = []
         server = self
 
         class Handler(_Handler):
             script = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._http = _Quiet(("127.0.0.1", port), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -71,8 +76,20 @@ class ScriptedServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Listen no more, and hang up on all."""
         self._http.shutdown()
         self._http.server_close()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Hanging up is what it does: no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,12 +97,17 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        super().setup()
+        self.script.connections.append(self.connection)
+
     def log_request(self, code: object = "-", size: object = "-") -> None:
         pass
 
     def do_GET(self) -> None:
         quirks = self.script.quirks
         if self.path == quirks.health_path:
+            time.sleep(quirks.look_seconds)
             self._answer(quirks.health, {"status": quirks.health})
         elif self.path == "/v1/models":
             self._answer(200, {"data": [{"id": MODEL, "max_model_len": quirks.context}]})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ import pytest
 from nowserving.errors import EngineError, EngineLostError
 from tests.child_process import ROOT
 from tests.conftest import Eventually
-from tests.openai_engine import QUICK, SCRIPTED, child, model_of, prompt_of, running, submit, words
+from tests.openai_engine import IMPATIENT, QUICK, SCRIPTED, child, model_of, prompt_of, running, submit, words
 from tests.scripted_server import ScriptedServer
 from workers.engines.openai import OpenAIEngine
 from workers.engines.openai_dialect import LADDER
@@ -68,6 +69,33 @@ def test_a_job_for_a_server_that_is_away_is_charged_nothing(eventually: Eventual
         server.quirks.health = 200
         eventually(lambda: engine.health().full == "")
         assert submit(engine, prompt_of("say 3")).end().text == words(0, 3)
+
+
+def test_a_job_that_never_reached_the_server_has_not_begun(eventually: Eventually) -> None:
+    with ScriptedServer() as server, running(model_of(url=server.url), rhythm=replace(QUICK, look=3.0)) as engine:
+        server.stop()  # nobody has looked since
+        heard = submit(engine, prompt_of("say 3"))
+        assert type(heard.end().error) is EngineLostError
+        assert heard.begins == []
+        assert "cannot be reached" in engine.health().full
+
+
+def test_a_server_that_is_seen_dead_takes_its_jobs_along(eventually: Eventually) -> None:
+    patience = replace(IMPATIENT, stall=60.0)
+    with ScriptedServer() as server, running(model_of(url=server.url), patience=patience) as engine:
+        heard = submit(engine, prompt_of("hang 9"))
+        assert heard.first.wait(5)
+        server.quirks.health = 500
+        end = heard.end(5)
+        assert type(end.error) is EngineLostError
+        assert end.text == heard.text == words(0, 3)
+
+
+def test_a_server_that_is_slow_to_answer_but_makes_tokens_lives() -> None:
+    with ScriptedServer(seconds=0.05) as server, running(model_of(url=server.url)) as engine:
+        server.quirks.look_seconds = 60.0
+        heard = submit(engine, prompt_of("say 50", max_new_tokens=100))
+        assert heard.end().text == words(0, 50)  # 2.5 s, and without a token it would be dead after 1
 
 
 def test_a_job_that_kills_its_server_had_begun(eventually: Eventually) -> None:
