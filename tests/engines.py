@@ -69,7 +69,7 @@ class Mortal(Hazard):
 
 class _Dying:
     def __init__(self, sink: Sink) -> None:
-        self.begun, self.ended = sink.begun, sink.ended
+        self.begun, self.progress, self.ended = sink.begun, sink.progress, sink.ended
 
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
         raise SystemExit("the engine's thread dies")

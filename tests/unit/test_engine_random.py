@@ -123,7 +123,7 @@ class Fate:
 class _Telling:
     def __init__(self, fate: Fate, case: Case) -> None:
         self._fate, self._case = fate, case
-        self.begun, self.tokens = case.sink.begun, case.sink.tokens
+        self.begun, self.progress, self.tokens = case.sink.begun, case.sink.progress, case.sink.tokens
 
     def ended(self, end: Ended) -> None:
         self._fate.end(self._case)

@@ -14,7 +14,7 @@ from tests.openai_engine import Heard, prompt_of
 from workers.engines.engine import UNKNOWN, FinishReason
 from workers.engines.openai_chunk import WORDS_CHARACTERS, Chunk, Usage, parse_chunk, refusal
 from workers.engines.openai_text import SLACK_TOKENS, Transcript
-from workers.engines.text import StopMatcher
+from workers.engines.stop import StopMatcher
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

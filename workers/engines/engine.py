@@ -73,7 +73,7 @@ class Sink(Protocol):
         """The job's prefill begins now."""
 
     def progress(self, done: int, total: int) -> None:
-        """Of `total` tokens, the prompt's and those of `made`, so many are prefilled; said after each step but the last."""
+        """Of the `total` tokens of prompt and `made`, so many are prefilled; said after each step but the last."""
 
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
         """New tokens `index`, `index + 1`, … and the text that became certain with them (it may be empty).

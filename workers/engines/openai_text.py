@@ -7,7 +7,7 @@ from dataclasses import replace
 from nowserving.errors import NowservingError
 from workers.engines.engine import UNKNOWN, Ended, FinishReason, Prompt, Sink
 from workers.engines.openai_chunk import Chunk, Usage
-from workers.engines.text import StopMatcher
+from workers.engines.stop import StopMatcher
 
 SLACK_TOKENS = 8
 """Chunks over the job's limit that are put down to how a server cuts its text; one that sends more does not stop."""

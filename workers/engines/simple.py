@@ -13,7 +13,7 @@ from nowserving.catalog import Model
 from nowserving.errors import EngineError, InvalidInputError, NowservingError, TooLargeError
 from nowserving.job import Input, Parameters
 from workers.engines.engine import Capacity, Ended, FinishReason, Health, Prepared, Progress, Prompt, Sink
-from workers.engines.text import StopMatcher
+from workers.engines.stop import StopMatcher
 
 log = logging.getLogger(__name__)
 
