@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from bench.chat import Chat
 from bench.errors import BenchError
 from bench.run import Run
-from workers.engines.text import TextStream
+from workers.engines.text import Pieces, TextStream
 
 
 class Way(Protocol):
@@ -99,5 +99,5 @@ def _generate(model: Any, chats: Sequence[Chat], new_tokens: int, began: float) 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:
     """The engine's own detokenizing, so that only the tokens can make texts differ."""
-    stream = TextStream(tokenizer.backend_tokenizer, ())
+    stream = TextStream(Pieces(tokenizer.backend_tokenizer), ())
     return "".join(stream.feed(token)[0] for token in ids) + stream.finish()

@@ -45,7 +45,8 @@ def test_a_probe_that_hides_a_tenth_of_the_card_fails_no_job_and_changes_no_text
     oracle = Oracle(make_model(), make_tokenizer())
     for job_id, prompt in prompts.items():
         job = look(live, job_id)
-        truth = oracle.tell(oracle.generate(prompt, oracle.encode(prompt.input.prompt or "")), ())
+        ids = oracle.generate(prompt, oracle.encode(prompt.input.prompt or ""))
+        truth = oracle.tell(ids, prompt.parameters, ())
         assert (job.status, job.error, (job.output or {})["text"]) == (Status.SUCCEEDED, None, truth.text)
         kinds = [event.type for event in live.run(verb.read_events({job_id: "0"}))[job_id]]
         assert kinds.count("started") == kinds.count("succeeded") == 1

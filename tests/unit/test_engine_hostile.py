@@ -108,6 +108,6 @@ def test_a_thousand_stop_strings_are_refused_or_found(engine: TransformersEngine
     stops.append(oracle.decode(ids)[20:24])
     many = Prompt("many", plain.input, plain.parameters.model_copy(update={"stop": stops}), 60)
     sinks = [submit(engine, plain), submit(engine, many)]
-    truth = oracle.tell(ids, stops)
+    truth = oracle.tell(ids, plain.parameters, stops)
     assert (sinks[1].wait().text, sinks[1].ids) == (truth.text, truth.ids)
-    assert sinks[0].wait().text == oracle.tell(ids, ()).text
+    assert sinks[0].wait().text == oracle.tell(ids, plain.parameters, ()).text
