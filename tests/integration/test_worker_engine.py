@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from nowserving import verb
 from nowserving.job import Status
 from nowserving.store import Store, connect
 from tests.invariant import story
+from tests.redis_server import RedisServer
 from tests.worker_process import MODEL, WorkerProcess, enqueue, look, ready, statuses, workers
 
 Eventually = Callable[..., None]
@@ -124,6 +123,22 @@ def test_a_fatal_device_error_moves_all_jobs_to_another_worker_with_their_texts_
     assert [(look(live, job_id).takes, look(live, job_id).attempt) for job_id in ids] == [(2, 0)] * 6
 
 
+def test_a_dead_engine_is_seen_at_once_also_while_the_taker_waits_for_redis(
+    own_redis: RedisServer, eventually: Eventually, tmp_path: Path
+) -> None:
+    trigger, store = tmp_path / "trigger", Store(connect(own_redis.url))
+    with WorkerProcess(own_redis.url, tmp_path, catalog("tests.device:doomed", trigger), lease_seconds=60) as doomed:
+        job_id = enqueue(store, parameters={"max_new_tokens": 1000})
+        eventually(lambda: look(store, job_id).generated > 5, 60)
+        own_redis.suspend()
+        trigger.touch()
+        doomed.wait_for_log("the engine is dead", 1.5)
+        own_redis.resume()
+        assert doomed.wait(15) == os.EX_SOFTWARE
+        assert look(store, job_id).status is Status.QUEUED
+    store.close()
+
+
 def test_an_engine_whose_thread_dies_without_a_word_loses_its_jobs_at_once(
     live: Store, start: Start, eventually: Eventually
 ) -> None:
@@ -143,50 +158,6 @@ def test_an_engine_whose_thread_dies_without_a_word_loses_its_jobs_at_once(
     words = " ".join(f"w{index}" for index in range(20))
     assert [story(live, job_id) for job_id in good] == [(20, words, 1)] * 5
     assert {look(live, job_id).attempt for job_id in good} == {0}
-
-
-def test_the_documented_engine_streams_and_is_canceled(
-    live: Store, start: Start, eventually: Eventually, tmp_path: Path
-) -> None:
-    book = tmp_path / "book"
-    book.write_text("the cat saw the dog and the dog saw the cat and " * 20)
-    markov = catalog("docs.examples.markov:Markov", book)
-    long = {"max_new_tokens": 100_000, "seed": 3}
-    start(markov)
-    calm = enqueue(live, "the cat", parameters=long)
-    eventually(lambda: look(live, calm).status is Status.SUCCEEDED, 60)
-    expected = story(live, calm)
-    output = look(live, calm).output
-    assert output is not None
-    assert output["usage"] == {"prompt_tokens": 2, "completion_tokens": 100_000}
-    assert expected == (100_000, output["text"], 1)
-    assert set(output["text"].split()) == {"the", "cat", "saw", "dog", "and"}
-
-    endless = enqueue(live, "the dog", parameters={"max_new_tokens": 900_000})
-    eventually(lambda: look(live, endless).generated > 100, 10)
-    live.run(verb.cancel(endless))
-    eventually(lambda: workers(live)[0]["running"] == 0)
-    assert look(live, endless).generated < 900_000
-
-
-def test_the_documented_engines_jobs_go_on_elsewhere(
-    live: Store, start: Start, eventually: Eventually, tmp_path: Path
-) -> None:
-    book = tmp_path / "book"
-    book.write_text("the cat saw the dog and the dog saw the cat and " * 20)
-    markov = catalog("docs.examples.markov:Markov", book)
-    long = {"max_new_tokens": 100_000, "seed": 3}
-    first = start(markov, drain_seconds=0)
-    moved = enqueue(live, "the cat", parameters=long)
-    eventually(lambda: look(live, moved).generated > 100, 30)
-    first.send(signal.SIGTERM)
-    assert first.wait(10) == 0
-    assert look(live, moved).status is Status.QUEUED
-    start(markov)
-    same = enqueue(live, "the cat", parameters=long)
-    eventually(lambda: statuses(live, [moved, same]) == {"succeeded": 2}, 60)
-    assert look(live, moved).takes == 2
-    assert story(live, moved) == story(live, same)
 
 
 def test_an_idle_worker_whose_engine_has_died_says_so_at_once_and_takes_no_job(

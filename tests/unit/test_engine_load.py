@@ -274,7 +274,7 @@ def test_a_start_ends_with_a_generation_and_one_that_fails_is_no_start(
 
     def load_spoiled(recipe: Recipe, progress: Any) -> Any:
         loaded = load_model(recipe, progress)
-        loaded.model.lm_head.weight.data.fill_(float("nan"))
+        loaded.model.model.norm.weight.data.fill_(float("nan"))
         return loaded
 
     monkeypatch.setattr("workers.engines.transformers.load_model", load_spoiled)
