@@ -23,15 +23,16 @@ class Chat:
     content: str
     prompt_ids: tuple[int, ...]
 
-    def prompt(self, name: str, new_tokens: int) -> Prompt:
+    def prompt(self, name: str, new_tokens: int, ignore_eos: bool = True) -> Prompt:
         """As an engine takes it."""
-        return make_prompt(self.content, name, new_tokens)
+        return make_prompt(self.content, name, new_tokens, ignore_eos)
 
 
-def make_prompt(content: str, name: str, new_tokens: int) -> Prompt:
+def make_prompt(content: str, name: str, new_tokens: int, ignore_eos: bool = True) -> Prompt:
     """One user's message as a job."""
     messages = Input(messages=[Message(role="user", content=content)])
-    return Prompt(name, messages, Parameters(max_new_tokens=new_tokens), TIMEOUT_SECONDS)
+    parameters = Parameters(max_new_tokens=new_tokens, ignore_eos=ignore_eos)
+    return Prompt(name, messages, parameters, TIMEOUT_SECONDS)
 
 
 def make_chats(engine: Engine, jobs: int, length: tuple[int, int], new_tokens: int, seed: str) -> Sequence[Chat]:

@@ -54,15 +54,22 @@ class Plan:
         """What the queue may take a job for."""
         return TEMPLATE_TOKENS + MESSAGE_TOKENS + self.prompt[1] * PROMPT_BYTES_A_TOKEN + self.tokens
 
+    @property
+    def kind(self) -> str:
+        """What "auto" means here."""
+        return self.dtype if self.dtype != "auto" else "float32" if self.device == "cpu" else "bfloat16"
+
     def entry(self, budget_bytes: int) -> str:
-        """The model in a worker's catalog."""
+        """The model in a worker's catalog: a user's own entry, but for models that are made in code."""
+        engine, source = "transformers", self.model
+        if models.is_made(self.model):
+            engine, source = "bench.model:engine", f"{self.model}@{budget_bytes}"
         return f"""\
-engine = "bench.model:engine"
-source = "{self.model}@{budget_bytes}"
+engine = "{engine}"
+source = "{source}"
 slots = {self.slots}
-memory_fraction = 1.0
 device = "{self.device}"
-dtype = "{self.dtype}"
+dtype = "{self.kind}"
 threads = {self.threads}
 """
 
@@ -81,7 +88,7 @@ def measure(plan: Plan) -> Measured:
     """Carry the plan out. Raises BenchError."""
     torch.set_num_threads(plan.threads)
     with ExitStack() as parts:
-        model, tokenizer = models.make(plan.model, plan.device, plan.dtype)
+        model, tokenizer = models.make(plan.model, plan.device, plan.kind)
         bandwidths = [measure_bandwidth(plan.device)]
         plain = models.twin(model)
         budget_bytes = models.cache_bytes(model, plan.slots * plan.bound_tokens)

@@ -45,14 +45,13 @@ def main() -> int:
 def describe(plan: Plan, measured: Measured, command: str) -> str:
     """The report in Markdown."""
     lengths = [length for prompts in measured.prompts.values() for length in prompts]
-    dtype = {"cpu": "float32"}.get(plan.device, "bfloat16") if plan.dtype == "auto" else plan.dtype
     return f"""\
 `{command}`
 
 {ways_table(measured.rounds, measured.prompts, plan.tokens, measured.floor)}
 
 Medians of {len(measured.rounds)} rounds, in brackets the least and the most ratio; prompts of {min(lengths)} to
-{max(lengths)} tokens, {plan.tokens} new tokens each, greedy; {plan.model} in {dtype}.
+{max(lengths)} tokens, {plan.tokens} new tokens each, greedy; {plan.model} in {plan.kind}.
 
 What decoding must read, at {measured.floor.bytes_per_second / 1e9:.1f} GB/s (the best of some tries in each round):
 

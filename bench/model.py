@@ -39,8 +39,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 SLACK = 1.1
 
 
+def is_made(name: str) -> bool:
+    """Whether `make` makes it of nothing; any other is a source that a catalog may name."""
+    return name == TINY or name in RANDOM
+
+
 def make(name: str, device: str, dtype: str) -> tuple[Any, Any]:
-    """A model that never stops by itself, and its tokenizer: "tiny", a name of RANDOM, or what a catalog's source is.
+    """A model and its tokenizer: "tiny", a name of RANDOM, or what a catalog's source is.
 
     `dtype` "auto" is float32 on the CPU, elsewhere bfloat16. The same name gives the same weights in every process.
     """
@@ -54,7 +59,6 @@ def make(name: str, device: str, dtype: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(where)
         loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=kind)
         model = loaded.to(device).eval()
-    model.generation_config.eos_token_id = []
     return model, tokenizer
 
 
@@ -81,7 +85,10 @@ def make_tokenizer(vocabulary: int) -> Any:
 
 
 def twin(model: Any) -> Any:
-    """A second model on the same weights, as transformers made it: what an engine does to its own does not touch it."""
+    """A second model on the same weights, as transformers made it, whose `generate` does not end with a text.
+
+    What an engine does to its own does not touch it.
+    """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     made = copy.deepcopy(model, shared)
     made.generation_config.eos_token_id = None

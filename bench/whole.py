@@ -86,7 +86,7 @@ class WholeStack(Nowserving):
         body = {
             "model": MODEL,
             "input": {"messages": [{"role": "user", "content": chat.content}]},
-            "parameters": {"max_new_tokens": new_tokens},
+            "parameters": {"max_new_tokens": new_tokens, "ignore_eos": True},
             "timeout_seconds": TIMEOUT_SECONDS,
         }
         connection = await free.get()

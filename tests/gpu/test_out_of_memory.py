@@ -48,9 +48,7 @@ def calm_texts(model: Any) -> tuple[Sequence[Chat], Sequence[str]]:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 def test_a_full_card_delays_jobs_and_changes_no_text(caplog: pytest.LogCaptureFixture) -> None:
     model = make_random(SHAPE, "cuda", torch.float32)
-    model.generation_config.eos_token_id = []
     other = twin(model)  # before an engine has it
-    other.generation_config.eos_token_id = []
     chats, texts = calm_texts(model)
     engine = start(other)
     ballast = None

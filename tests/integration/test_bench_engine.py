@@ -1,8 +1,12 @@
 """The engine bench itself, with a tiny model and few tokens: that it runs, and that all ways make the same texts."""
 
+import pytest
+
+from bench.bare import OpenAIServer
 from bench.contest import WAYS, Plan, measure
 from bench.engine import describe
 from bench.ways import Generate
+from tests.scripted_server import ScriptedServer
 
 PLAN = Plan("tiny", jobs=(1, 3), tokens=6, prompt=(60, 90), rounds=2, alone=2)
 
@@ -23,6 +27,17 @@ def test_all_ways_answer_the_same_chats_with_the_same_texts() -> None:
     report = describe(PLAN, measured, "python -m bench.engine")
     assert report.count("the same") == 6
     assert "(2 of 3 jobs measured)" in report
+
+
+@pytest.mark.parametrize("extras", [[], ["ignore_eos"]], ids=["a strict server", "one that ignores the end"])
+def test_an_openai_compatible_server_answers_beside_them(extras: list[str]) -> None:
+    with ScriptedServer(extras=extras) as server:
+        measured = measure(Plan("tiny", jobs=(3,), tokens=5, rounds=1, ways=("engine",), openai=f"{server.url}/v1"))
+        asked = server.requests[-1]
+    run = measured.rounds[0][3][OpenAIServer.name]
+    assert run.tokens == 15
+    assert set(run.texts) == {" w0 w1 w2 w3 w4"}
+    assert ("ignore_eos" in asked) == bool(extras)
 
 
 def test_prompts_are_of_the_length_asked_for() -> None:

@@ -45,7 +45,6 @@ def test_every_token_of_the_random_model_has_a_text_of_its_own() -> None:
 
 def test_what_the_engine_does_to_its_model_does_not_touch_the_twin() -> None:
     model, tokenizer = make_random(SMALL, "cpu", torch.float32), make_tokenizer(400)
-    model.generation_config.eos_token_id = []
     plain = twin(model)
     assert plain.lm_head.weight is model.lm_head.weight
     made = TransformersEngine.of(model, tokenizer, slots=4, budget_bytes=1 << 24, threads=1)
