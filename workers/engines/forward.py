@@ -11,8 +11,14 @@ import torch
 from workers.engines.attention import Attention, PackedAttention, Segment
 
 
-def forward(model: Any, segments: Sequence[Segment], wanted: Sequence[bool], device: torch.device) -> torch.Tensor:
-    """Run the segments and keep their keys and values.
+def forward(
+    model: Any,
+    segments: Sequence[Segment],
+    wanted: Sequence[bool],
+    device: torch.device,
+    attention: Attention | None = None,
+) -> torch.Tensor:
+    """Run the segments and keep their keys and values, each by itself unless another attention is given.
 
     Gives the float32 logits [sum(wanted), vocabulary] after the last token of each wanted segment.
     """
@@ -20,7 +26,7 @@ def forward(model: Any, segments: Sequence[Segment], wanted: Sequence[bool], dev
     positions = [position for segment in segments for position in range(segment.start, segment.end)]
     ends = accumulate(len(segment.ids) for segment in segments)
     lasts = [end - 1 for end, yes in zip(ends, wanted, strict=True) if yes]
-    return run(model, ids, positions, lasts, PackedAttention(segments), device)
+    return run(model, ids, positions, lasts, attention or PackedAttention(segments), device)
 
 
 def run(

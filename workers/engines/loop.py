@@ -12,6 +12,7 @@ import torch
 
 from nowserving.errors import EngineError, OutOfMemoryError, TooLargeError
 from workers.engines.cache import MAX_CHUNK_TOKENS, JobCache
+from workers.engines.decode import Decoder
 from workers.engines.engine import FinishReason
 from workers.engines.forward import forward
 from workers.engines.model import LoadedModel
@@ -27,8 +28,9 @@ IDLE_SECONDS = 0.5
 class Loop:
     """`run` belongs to the engine's thread; submit, cancel and close may come from any."""
 
-    def __init__(self, loaded: LoadedModel, slots: int, budget_bytes: int) -> None:
+    def __init__(self, loaded: LoadedModel, slots: int, budget_bytes: int, decoder: Decoder | None = None) -> None:
         self._loaded, self._slots, self._budget_bytes = loaded, slots, budget_bytes
+        self._decoder = decoder
         self._changed = threading.Condition()
         self._live: set[Row] = set()
         self._waiting: deque[Row] = deque()
@@ -159,7 +161,7 @@ class Loop:
                 left -= tokens
             if tokens:
                 plan.append((row, tokens))
-        return plan
+        return sorted(plan, key=lambda part: part[1] > 1)  # a decoder takes them in this order
 
     def _step(self, plan: list[tuple[Row, int]]) -> None:
         began = time.monotonic()
@@ -167,9 +169,11 @@ class Loop:
         logits = None
         try:
             segments = [row.segment(tokens) for row, tokens in plan]
-            logits = forward(
-                self._loaded.model, segments, [tokens == row.pending for row, tokens in plan], self._loaded.device
-            )
+            wanted = [tokens == row.pending for row, tokens in plan]
+            if self._decoder:
+                logits = self._decoder.forward(segments, wanted)
+            else:
+                logits = forward(self._loaded.model, segments, wanted, self._loaded.device)
             picked = _pick(logits, [row for row, tokens in plan if tokens == row.pending])
         except torch.AcceleratorError:
             raise  # the device's state is unknown: nothing more can be run in this process
@@ -178,6 +182,8 @@ class Loop:
         if isinstance(failure, OutOfMemoryError):
             self._make_room(failure)
         elif failure:
+            if self._loaded.device.type == "cuda":
+                torch.cuda.synchronize(self._loaded.device)  # raises if the device is lost: Triton's errors do not say
             self._part(plan, failure)
         else:
             self._advance(plan, picked)

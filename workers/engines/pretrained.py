@@ -105,7 +105,7 @@ def attend_by(name: str) -> Iterator[None]:
     if name not in ("auto", "sdpa", "eager"):
         raise EngineError(
             f"attention {name!r} is not possible: this engine attends in its own packed way, through torch's sdpa; use "
-            '"auto", "sdpa" (torch\'s choice of kernels, the same) or "eager" (plain products and softmax)'
+            '"auto", "sdpa" (without the kernel of our own that decodes on a card) or "eager" (no fused ones)'
         )
     with sdpa_kernel(SDPBackend.MATH) if name == "eager" else nullcontext():
         yield

@@ -11,6 +11,7 @@ import torch
 from nowserving.errors import EngineError, InvalidInputError, TooLargeError
 from workers.engines.budget import budget_bytes, most_step_bytes
 from workers.engines.engine import Capacity, Health, Prepared, Progress, Prompt, Sink
+from workers.engines.graph import make_decoder
 from workers.engines.loop import Loop
 from workers.engines.model import LoadedModel, adopt_model
 from workers.engines.pretrained import Recipe, attend_by, load_model
@@ -154,9 +155,10 @@ class TransformersEngine:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         loaded = self._load()
-        step = most_step_bytes(loaded, self._slots)
+        decoder = make_decoder(loaded, self._slots) if self._attend_by == "auto" else None
+        step = most_step_bytes(loaded, self._slots) + (decoder.nbytes if decoder else 0)
         budget = self._budget_bytes or budget_bytes(loaded, self._memory_fraction, step)
-        self._loaded, self._loop = loaded, Loop(loaded, self._slots, budget)
+        self._loaded, self._loop = loaded, Loop(loaded, self._slots, budget, decoder)
         self._capacity = Capacity(self._slots, loaded.context_tokens, budget, step)
         return self._loop
 
