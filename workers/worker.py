@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -122,6 +123,8 @@ class Worker:
         self._share_bytes = int(self.model.memory_fraction * total_bytes)
         self._capacity = capacity
         self._state, self._closed = "ready", None
+        gc.collect()
+        gc.freeze()  # What is there now stays: no collection, of which each out of memory makes one, need look at it.
         self._taker = Taker(
             self._store,
             self.leases,

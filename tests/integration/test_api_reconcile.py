@@ -137,8 +137,10 @@ def test_a_worker_fails_what_it_cannot_read_and_goes_on(
         eventually(lambda: live.client.hget(keys.JOB + broken, "status") == "failed")
         assert '"unreadable_record"' in str(live.client.hget(keys.JOB + broken, "error"))
         # Both while it waits: the key that wakes it, and its queue.
-        live.client.delete(keys.wake(MODEL), QUEUE)
-        live.client.lpush(keys.wake(MODEL), "a list")
-        live.client.lpush(QUEUE, b"\x80\x04\xff")
+        with live.client.pipeline(transaction=True) as at_once:
+            at_once.delete(keys.wake(MODEL), QUEUE)
+            at_once.lpush(keys.wake(MODEL), "a list")
+            at_once.lpush(QUEUE, b"\x80\x04\xff")
+            at_once.execute()
         job_id = enqueue(live)
         eventually(lambda: look(live, job_id).status is Status.SUCCEEDED, 10)

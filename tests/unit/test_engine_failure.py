@@ -173,6 +173,8 @@ def test_no_room_for_a_cache_lets_the_newest_wait(
 
     turnstile.gate.clear()
     warm = submit(engine, "warm", 1)
+    with warm.moved:
+        assert warm.moved.wait_for(lambda: warm.prompts, 30)
     monkeypatch.setattr(loop, "JobCache", allocate)
     sinks = [submit(engine, name) for name in "ab"]
     turnstile.gate.set()

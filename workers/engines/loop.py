@@ -166,15 +166,8 @@ class Loop:
     def _step(self, plan: list[tuple[Row, int]]) -> None:
         began = time.monotonic()
         failure: EngineError | None = None
-        logits = None
         try:
-            segments = [row.segment(tokens) for row, tokens in plan]
-            wanted = [tokens == row.pending for row, tokens in plan]
-            if self._decoder:
-                logits = self._decoder.forward(segments, wanted)
-            else:
-                logits = forward(self._loaded.model, segments, wanted, self._loaded.device)
-            picked = _pick(logits, [row for row, tokens in plan if tokens == row.pending])
+            picked = self._forward(plan)
         except torch.AcceleratorError:
             raise  # the device's state is unknown: nothing more can be run in this process
         except Exception as cause:
@@ -189,6 +182,16 @@ class Loop:
             self._advance(plan, picked)
             self._pace.note(sum(tokens for _, tokens in plan), time.monotonic() - began)
         self._forget()
+
+    def _forward(self, plan: list[tuple[Row, int]]) -> list[int | EngineError]:
+        """The next tokens of all whose part is their last. A method of its own, so that none of its tensors stays."""
+        segments = [row.segment(tokens) for row, tokens in plan]
+        wanted = [tokens == row.pending for row, tokens in plan]
+        if self._decoder:
+            logits = self._decoder.forward(segments, wanted)
+        else:
+            logits = forward(self._loaded.model, segments, wanted, self._loaded.device)
+        return _pick(logits, [row for row, tokens in plan if tokens == row.pending])
 
     def _part(self, plan: list[tuple[Row, int]], failure: EngineError) -> None:
         """A step has failed: it is run again in halves, until whoever fails is alone. No `cached` has moved."""
