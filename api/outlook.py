@@ -15,7 +15,7 @@ EXPLANATIONS = {
     "ledger": "the workers' memory is promised to running jobs",
     "slots": "all slots of the workers are taken",
     "suspect": "a job that may have killed a worker has a worker for itself",
-    "engine": "the workers are loading the model",
+    "engine": "the workers' engine is loading or away",
     "draining": "the workers are stopping",
 }
 _PREFERRED = ("gpu_memory", "ledger", "slots", "suspect", "engine", "draining")

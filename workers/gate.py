@@ -31,7 +31,7 @@ class Reading:
     """All that the decision rests on. Bytes are of the device the cache lives on; jobs are given as token bounds."""
 
     draining: bool
-    engine_alive: bool
+    engine_ready: bool
     slots: int
     running: tuple[int, ...]
     """Every job taken and not finished."""
@@ -59,7 +59,7 @@ def decide(reading: Reading, cost: Cost) -> Verdict:
     """Judge one reading. The order of reasons is that of what must change first."""
     if reading.draining:
         return Verdict(Closed.DRAINING)
-    if not reading.engine_alive:
+    if not reading.engine_ready:
         return Verdict(Closed.ENGINE)
     if len(reading.running) >= reading.slots:
         return Verdict(Closed.SLOTS)

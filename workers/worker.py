@@ -107,7 +107,8 @@ class Worker:
 
     def _load(self, hand_over: Callable[[list[Lease]], None]) -> None:
         try:
-            self._check()
+            if not self._check():
+                return
             self._heartbeat.start()
             capacity = self._engine.start()
             self._loading.note("")
@@ -142,15 +143,16 @@ class Worker:
         log.info("%s is ready: %s; %s", self.name, room, self._loading)
         self._heartbeat.kick()
 
-    def _check(self) -> None:
-        """Raise UnsuitableRedisError; wait while Redis is away."""
+    def _check(self) -> bool:
+        """Wait while Redis is away; False if the worker is to stop meanwhile. Raises UnsuitableRedisError."""
         while not self._draining.is_set():
             try:
                 self._store.check()
-                return
+                return True
             except StoreUnavailableError as error:
                 log.warning("cannot begin: %s", error.message)
                 self._draining.wait(1.0)
+        return False
 
     def drain(self) -> None:
         """Take no more, let running jobs finish for drain_seconds, hand the rest back. Blocks till that is done."""
@@ -197,10 +199,9 @@ class Worker:
     def _note(self, closed: Closed | None) -> None:
         was = self._closed
         self._closed = closed
-        if closed is Closed.ENGINE:
-            self._fail()
         if _by_memory(was) != _by_memory(closed) or Closed.ENGINE in (was, closed):
-            why = self._engine.health().full if _by_memory(closed) else ""
+            health = self._engine.health()
+            why = health.away or (health.full if _by_memory(closed) else "")
             log.info("the gate is %s", f"closed: {closed}{why and f' ({why})'}" if closed else "open")
             self._heartbeat.kick()
 
@@ -236,18 +237,18 @@ class Worker:
         return decide(self._read(self._capacity), self._engine.cost)
 
     def _read(self, capacity: Capacity) -> Reading:
-        jobs = self.leases.jobs()
+        jobs, health = self.leases.jobs(), self._engine.health()
         return Reading(
             # A job handed to a Celery that does not consume would lie there.
             draining=self._draining.is_set() or not self._consuming(),
-            engine_alive=self._turns(),
+            engine_ready=self._turns() and not health.away,
             slots=capacity.slots,
             running=tuple(lease.tokens for lease in jobs),
             unallocated=tuple(lease.tokens for lease in jobs if not lease.begun),
             room_bytes=self._room_bytes(self._probe.read(), capacity),
             budget_bytes=capacity.budget_bytes,
             context_tokens=capacity.context_tokens,
-            engine_full=bool(self._engine.health().full),
+            engine_full=bool(health.full),
         )
 
     def _room_bytes(self, memory: Memory, capacity: Capacity) -> int:

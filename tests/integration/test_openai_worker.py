@@ -90,11 +90,11 @@ def test_a_servers_death_loses_no_job_and_doubles_none(
         assert observer.looks > 100
         assert worker.alive
         assert "the server was ended by SIGKILL" in worker.output()
-        assert "the gate is closed: gpu_memory (the server" in worker.output()
+        assert "the gate is closed: engine (the server" in worker.output()
     for job_id in ids:
         assert story(live, job_id) == (TOKENS, words(0, TOKENS), 1)
         again = [event.data for event in live.run(verb.read_events({job_id: "0"}))[job_id] if event.type == "queued"]
-        assert {event.get("cause") for event in again} <= {"engine", "gate_closed_gpu_memory"}
+        assert {event.get("cause") for event in again} <= {"engine", "gate_closed_engine"}
         job = look(live, job_id)
         assert job.output is not None
         assert job.output["usage"] == {"prompt_tokens": 2, "completion_tokens": TOKENS}

@@ -9,7 +9,7 @@ from workers.gate import Closed, Reading, decide, most_tokens
 
 OPEN = Reading(
     draining=False,
-    engine_alive=True,
+    engine_ready=True,
     slots=4,
     running=(),
     unallocated=(),
@@ -37,8 +37,8 @@ def test_with_less_room_jobs_are_taken_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"draining": True, "engine_alive": False}, Closed.DRAINING),
-        ({"engine_alive": False, "running": (1, 1, 1, 1)}, Closed.ENGINE),
+        ({"draining": True, "engine_ready": False}, Closed.DRAINING),
+        ({"engine_ready": False, "running": (1, 1, 1, 1)}, Closed.ENGINE),
         ({"running": (1, 1, 1, 1), "room_bytes": 0}, Closed.SLOTS),
         ({"room_bytes": 0, "budget_bytes": 0}, Closed.GPU_MEMORY),
         ({"room_bytes": 1}, Closed.GPU_MEMORY),

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.child_process import ROOT
 from tests.conftest import Eventually
 from tests.openai_engine import IMPATIENT, QUICK, SCRIPTED, child, model_of, prompt_of, running, submit, words
 from tests.scripted_server import ScriptedServer
+from workers.engines.engine import FinishReason
 from workers.engines.openai import OpenAIEngine
 from workers.engines.openai_dialect import LADDER
 from workers.engines.server import LINES_PER_SECOND, ServerProcess
@@ -49,25 +49,38 @@ def test_a_dead_child_is_started_again_and_its_jobs_are_given_back(eventually: E
         assert [type(job.end().error) for job in jobs] == [EngineLostError] * 3
         health = engine.health()
         assert health.alive
-        assert "SIGKILL" in health.full or "starts" in health.full
+        assert "SIGKILL" in health.away or "starts" in health.away
         late = submit(engine, prompt_of("say 3")).end()
         assert late.error is None or type(late.error) is EngineLostError
-        eventually(lambda: engine.health().full == "", 10)
+        eventually(lambda: engine.health().away == "", 10)
         assert server_pids() != [pid]
         assert submit(engine, prompt_of("say 3")).end().text == words(0, 3)
     assert not server_pids()
 
 
+def test_a_job_that_comes_back_before_its_first_attempt_has_ended_ends_too() -> None:
+    with ScriptedServer() as server, running(model_of(url=server.url)) as engine:
+        prompt = prompt_of("say 1000", max_new_tokens=1000)
+        first = submit(engine, prompt)
+        assert first.first.wait(5)
+        engine.cancel(prompt.job_id)
+        second = submit(engine, prompt)
+        assert first.end().reason is FinishReason.CANCELED
+        assert second.first.wait(5)
+        engine.cancel(prompt.job_id)
+        assert second.end().reason is FinishReason.CANCELED
+
+
 def test_a_job_for_a_server_that_is_away_is_charged_nothing(eventually: Eventually) -> None:
     with ScriptedServer() as server, running(model_of(url=server.url)) as engine:
         server.quirks.health = 500
-        eventually(lambda: engine.health().full)
-        assert re.search("/health answers 500", engine.health().full)
+        eventually(lambda: engine.health().away)
+        assert re.search("/health answers 500", engine.health().away)
         heard = submit(engine, prompt_of("say 3"))
         assert type(heard.end().error) is EngineLostError
         assert heard.begins == []
         server.quirks.health = 200
-        eventually(lambda: engine.health().full == "")
+        eventually(lambda: engine.health().away == "")
         assert submit(engine, prompt_of("say 3")).end().text == words(0, 3)
 
 
@@ -77,7 +90,7 @@ def test_a_job_that_never_reached_the_server_has_not_begun(eventually: Eventuall
         heard = submit(engine, prompt_of("say 3"))
         assert type(heard.end().error) is EngineLostError
         assert heard.begins == []
-        assert "cannot be reached" in engine.health().full
+        assert "cannot be reached" in engine.health().away
 
 
 def test_a_server_that_is_seen_dead_takes_its_jobs_along(eventually: Eventually) -> None:
@@ -103,7 +116,7 @@ def test_a_job_that_kills_its_server_had_begun(eventually: Eventually) -> None:
         heard = submit(engine, prompt_of("die"))
         assert type(heard.end().error) is EngineLostError
         assert heard.begins == [0]
-        eventually(lambda: engine.health().full == "", 10)
+        eventually(lambda: engine.health().away == "", 10)
 
 
 def test_after_quick_deaths_in_a_row_it_is_given_up(eventually: Eventually) -> None:
@@ -139,9 +152,9 @@ def test_a_hanging_child_is_killed_and_started_again(eventually: Eventually) -> 
         [pid] = server_pids()
         os.kill(pid, signal.SIGSTOP)
         assert heard.end().error is not None
-        eventually(lambda: "does not answer" in engine.health().full, 10)
+        eventually(lambda: "does not answer" in engine.health().away, 10)
         assert engine.health().alive
-        eventually(lambda: engine.health().full == "", 10)
+        eventually(lambda: engine.health().away == "", 10)
         assert server_pids() != [pid]
 
 
@@ -240,5 +253,6 @@ def test_the_gate_follows_the_servers_metrics(eventually: Eventually) -> None:
         server.quirks.metrics = page.format(0.5)
         eventually(lambda: engine.health().full == "")
         server.quirks.metrics = None
-        time.sleep(2 * QUICK.look)
+        steps = engine.health().steps
+        eventually(lambda: engine.health().steps > steps + 3)
         assert engine.health().full == ""

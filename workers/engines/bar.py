@@ -43,6 +43,7 @@ def watch_weights(sizes: Mapping[str, int], report: Report) -> Iterator[None]:
 
 def make_download_bar(total_bytes: int, report: Report) -> type[Any]:
     """A class that the hub's client takes for its progress bars: of those that count bytes the furthest is reported."""
+    furthest = 0.0
 
     class Bar(tqdm):
         """Draws nothing."""
@@ -54,8 +55,10 @@ def make_download_bar(total_bytes: int, report: Report) -> type[Any]:
 
         def update(self, n: float | None = 1) -> None:
             """Count, which a disabled bar of tqdm does not."""
+            nonlocal furthest
             self.n += n or 0
             if self._counts_bytes and total_bytes:
-                report(min(1.0, self.n / total_bytes))
+                furthest = max(furthest, min(1.0, self.n / total_bytes))
+                report(furthest)
 
     return Bar

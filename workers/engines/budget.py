@@ -9,6 +9,7 @@ from workers.engines.attention import Segment
 from workers.engines.cache import MAX_CHUNK_TOKENS, JobCache
 from workers.engines.forward import forward
 from workers.engines.model import LoadedModel
+from workers.engines.pace import MOST_TOKENS
 from workers.memory import CudaProbe, HostProbe, MemoryProbe
 
 SAMPLING_BYTES = 6 * 4 + 3 * 8
@@ -33,24 +34,30 @@ def budget_bytes(loaded: LoadedModel, memory_fraction: float, step_bytes: int) -
 def most_step_bytes(loaded: LoadedModel, slots: int) -> int:
     """An upper bound of what one step allocates beside weights and caches; on a card no less than what one took."""
     bound = _bound_bytes(loaded, slots)
-    return max(bound, _measured_bytes(loaded)) if loaded.device.type == "cuda" else bound
+    return max(bound, _measured_bytes(loaded, slots)) if loaded.device.type == "cuda" else bound
+
+
+def _prompts_a_step(slots: int) -> int:
+    """How many prompts' longest chunks the pace lets into one step."""
+    return min(slots, MOST_TOKENS // MAX_CHUNK_TOKENS)
 
 
 def _bound_bytes(loaded: LoadedModel, slots: int) -> int:
     config = loaded.model.config.get_text_config()
-    tokens = MAX_CHUNK_TOKENS + slots
+    segments = _prompts_a_step(slots)
+    tokens = segments * MAX_CHUNK_TOKENS + slots
     hidden = int(config.hidden_size)
     intermediate = int(getattr(config, "intermediate_size", None) or 4 * hidden)
     layer = tokens * (ACTIVATIONS * hidden + 3 * intermediate) * loaded.layout.dtype.itemsize
-    mask = MAX_CHUNK_TOKENS * loaded.context_tokens * (1 + loaded.layout.dtype.itemsize)
+    mask = segments * MAX_CHUNK_TOKENS * loaded.context_tokens * (1 + loaded.layout.dtype.itemsize)
     return layer + mask + slots * loaded.vocabulary * SAMPLING_BYTES
 
 
 @torch.inference_mode()
-def _measured_bytes(loaded: LoadedModel) -> int:
+def _measured_bytes(loaded: LoadedModel, slots: int) -> int:
     tokens = min(MAX_CHUNK_TOKENS, loaded.context_tokens)
-    segment = Segment(JobCache(loaded.layout, tokens), 0, [0] * tokens)
+    segments = [Segment(JobCache(loaded.layout, tokens), 0, [0] * tokens) for _ in range(_prompts_a_step(slots))]
     torch.cuda.reset_peak_memory_stats(loaded.device)
     before = int(torch.cuda.memory_allocated(loaded.device))
-    forward(loaded.model, [segment], [True], loaded.device)
+    forward(loaded.model, segments, [True] * len(segments), loaded.device)
     return int(torch.cuda.max_memory_allocated(loaded.device)) - before

@@ -100,13 +100,15 @@ class Capacity:
 class Health:
     """`alive`: the loop's thread runs. `steps` grows with every turn of it, also idle (at least 1 a second).
 
-    `reason`: why it is not alive. `full`: why it has no room for one more job now, whatever else is free; "" if it has.
+    `reason`: why it is not alive. `full`: why it has no room for one more job now, whatever else is free. `away`: why
+    it can run none now, though it will again by itself. Both are "" if it can.
     """
 
     alive: bool
     steps: int
     reason: str = ""
     full: str = ""
+    away: str = ""
 
 
 class Engine(Protocol):

@@ -51,9 +51,9 @@ class OpenAIEngine:
             model, worker_environment, rhythm or Rhythm(), self._ready, self._lose, self._count_tokens
         )
         self._loop = asyncio.new_event_loop()
-        self._running: dict[str, tuple[asyncio.Task[Ended], OpenAIStream]] = {}
-        self._lost: dict[str, str] = {}
-        """Jobs that are being ended because the server died, with the reason."""
+        self._running: dict[OpenAIStream, asyncio.Task[Ended]] = {}
+        self._lost: dict[OpenAIStream, str] = {}
+        """Those that are being ended because the server died, with the reason."""
         self._tokens = self._steps = 0
         self._door = threading.Lock()
         self._open = False
@@ -111,10 +111,10 @@ class OpenAIEngine:
         self._call(partial(self._cancel, job_id))
 
     def health(self) -> Health:
-        """See Engine. While its server is away it is alive, but full."""
+        """See Engine. While its server is away, so is it."""
         alive = self._thread.is_alive() and not self._upkeep.over
         reason = "" if alive else self._upkeep.over or "the engine is not running"
-        return Health(alive, self._steps, reason, self._upkeep.full() if alive else "")
+        return Health(alive, self._steps, reason, self._upkeep.full(), self._upkeep.down)
 
     def _call(self, do: Callable[[], object]) -> bool:
         """Have it done in the loop; False if that turns no more."""
@@ -129,8 +129,8 @@ class OpenAIEngine:
         except Exception as error:
             log.exception("the engine's loop failed")
             self._upkeep.over = f"its loop failed: {error!r}"
-            self._ready(EngineError(self._upkeep.over))
         finally:
+            self._ready(EngineError(self._upkeep.over or "it was closed"))
             with self._door:
                 self._open = False
             self._loop.run_until_complete(asyncio.sleep(0))  # what came in just before
@@ -144,7 +144,7 @@ class OpenAIEngine:
             await asyncio.wait({keep, closing}, timeout=BEAT_SECONDS)
         closing.cancel()
         self._closing.set()
-        tasks = [task for task, _ in self._running.values()]
+        tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -165,30 +165,34 @@ class OpenAIEngine:
                 server.client, server.dialect, prepared, sink, upkeep.gone, upkeep.note_busy, self._patience
             )
             task = self._loop.create_task(stream.run())
-            self._running[prepared.prompt.job_id] = task, stream
-            task.add_done_callback(partial(self._ended, prepared.prompt.job_id, stream, sink))
+            self._running[stream] = task
+            task.add_done_callback(partial(self._ended, stream, sink))
 
     def _cancel(self, job_id: str) -> None:
-        if job_id in self._running:
-            self._running[job_id][0].cancel()
+        # Those that run now: one begun later is another attempt's.
+        for stream, task in self._running.items():
+            if stream.job_id == job_id:
+                task.cancel()
 
     def _lose(self, reason: str) -> None:
         """The server has died: so have all its jobs."""
-        for job_id, (task, _) in self._running.items():
-            self._lost[job_id] = reason
+        for stream, task in self._running.items():
+            self._lost[stream] = reason
             task.cancel()
 
-    def _ended(self, job_id: str, stream: OpenAIStream, sink: Sink, task: asyncio.Task[Ended]) -> None:
+    def _ended(self, stream: OpenAIStream, sink: Sink, task: asyncio.Task[Ended]) -> None:
         """The one place where a job's end is told, also of one that was canceled before its task began."""
-        del self._running[job_id]
+        del self._running[stream]
         self._tokens += stream.transcript.new
-        lost, transcript = self._lost.pop(job_id, None), stream.transcript
+        lost, transcript = self._lost.pop(stream, None), stream.transcript
         if not task.cancelled():
             error = task.exception()
-            if error is not None:
-                log.error("%s failed", job_id, exc_info=error)
+            if error is None:
+                ended = task.result()
+            else:
+                log.error("%s failed", stream.job_id, exc_info=error)
                 failure = EngineError(f"the engine failed on this job: {error!r}")
-            ended = transcript.end(FinishReason.ERROR, failure) if error else task.result()
+                ended = transcript.end(FinishReason.ERROR, failure)
         elif lost is None:
             ended = transcript.end(FinishReason.CANCELED)
         elif transcript.finish is not None:
@@ -198,7 +202,7 @@ class OpenAIEngine:
         _tell(sink, ended)
 
     def _count_tokens(self) -> int:
-        return self._tokens + sum(stream.transcript.new for _, stream in self._running.values())
+        return self._tokens + sum(stream.transcript.new for stream in self._running)
 
     def _ready(self, failure: NowservingError | None) -> None:
         """The server serves for the first time, or never will."""

@@ -112,7 +112,9 @@ class Server:
             if self._child is None or self._ended():
                 break
             await asyncio.sleep(0.02)
-        self._dead = self._ended() or await self._look()
+        reason = self._ended() or await self._look()
+        if self._ended() or isinstance(reason, _Unreachable):
+            self._dead = self._ended() or reason
         return self._dead
 
     async def stop(self) -> None:
@@ -149,7 +151,7 @@ class Server:
         except (TimeoutError, httpx.TimeoutException):
             return _Silence(f"the server does not answer {self._health_path} within {self._rhythm.answer:g} s")
         except httpx.HTTPError as error:
-            return f"the server cannot be reached: {bounded(repr(error))}"
+            return _Unreachable(f"the server cannot be reached: {bounded(repr(error))}")
         if answer.status_code in (404, 405) and self._health_path == "/health":
             self._health_path = "/v1/models"
             return await self._look()
@@ -182,6 +184,10 @@ class Server:
         except (TimeoutError, httpx.HTTPError, ValueError, KeyError, TypeError, NowservingError):
             return None
         return length if isinstance(length, int) and length > 0 else None
+
+
+class _Unreachable(str):
+    """A reason that, where a connection has just broken, proves its death; others are for `watch` to weigh."""
 
 
 class _Silence(str):

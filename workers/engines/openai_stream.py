@@ -64,6 +64,7 @@ class OpenAIStream:
         patience: Patience,
     ) -> None:
         self._client, self._dialect, self._prompt, self._sink = client, dialect, prepared.prompt, sink
+        self.job_id = prepared.prompt.job_id
         self._lost, self._busy, self._patience = lost, busy, patience
         self._deadline = asyncio.get_running_loop().time() + prepared.prompt.timeout_seconds
         self._begun = False

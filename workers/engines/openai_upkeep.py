@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from nowserving.catalog import Model
-from nowserving.errors import EngineError, NowservingError
+from nowserving.errors import EngineError, EngineUnavailableError, NowservingError
 from workers.engines.openai_dialect import Dialect
 from workers.engines.openai_server import DeadError, Rhythm, Server, authorization
 from workers.engines.server import server_environment
@@ -53,10 +53,10 @@ class Upkeep:
         """Why it was given up; "" while it is not."""
 
     def full(self) -> str:
-        """Why it has no room for one more job, or ""."""
+        """Why it has no room for one more job though it serves, or ""."""
         full = self.server.full if self.server else ""
         busy = time.monotonic() < self._busy_until
-        return self.down or full or ("the server takes no more jobs now" if busy else "")
+        return full or ("the server takes no more jobs now" if busy else "")
 
     def note_busy(self) -> None:
         """It has refused a job for want of room."""
@@ -116,6 +116,8 @@ class Upkeep:
             return str(error)
         except TimeoutError:
             reason = f"the server was not ready in {self._start_seconds:g} s: {self.down}"
+            if not self._been_up:
+                raise EngineUnavailableError(reason) from None
         except NowservingError as error:
             reason = error.message
         if not self._been_up:

@@ -84,7 +84,8 @@ class SimpleEngine(ABC):
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def capacity(self) -> Capacity:
         """See Engine."""
