@@ -38,7 +38,7 @@ class Generation:
     def __init__(self, store: Store, leases: Leases, engine: Engine, max_attempts: int) -> None:
         self._store, self._leases, self._engine = store, leases, engine
         self._max_attempts = max_attempts
-        self._resumes = getattr(engine, "resumes", False)
+        self._resumes = engine.resumes
         self._inboxes: set[Inbox] = set()
         self._dead: EngineError | None = None
         self._lock = threading.Lock()

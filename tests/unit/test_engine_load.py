@@ -22,10 +22,10 @@ from nowserving.errors import EngineError, EngineUnavailableError
 from nowserving.job import Input, Parameters
 from tests.tiny import Collected, make_model, make_tokenizer
 from workers.engines import pretrained
-from workers.engines.checkpoint import read_checkpoint
 from workers.engines.engine import Prompt
 from workers.engines.pretrained import Recipe, attend_by, load_model
 from workers.engines.transformers import TransformersEngine
+from workers.engines.weights import read_weights
 from workers.memory import Memory
 
 
@@ -61,7 +61,7 @@ def cut(path: Path, by: int = 1000) -> None:
 
 
 def test_fractions_grow_with_the_bytes_of_the_tensors(folder: Path) -> None:
-    sizes = read_checkpoint(folder, "m").sizes
+    sizes = read_weights(folder, "m").sizes
     assert sum(sizes.values()) == sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
     said = load(folder)
     assert said[0] == ("import", None)
@@ -72,11 +72,11 @@ def test_fractions_grow_with_the_bytes_of_the_tensors(folder: Path) -> None:
 
 
 def test_shards_are_one_model(folder: Path) -> None:
-    whole = read_checkpoint(folder, "m")
+    whole = read_weights(folder, "m")
     make_model().save_pretrained(folder, max_shard_size="100KB")
     (folder / "model.safetensors").unlink(missing_ok=True)
     assert len(list(folder.glob("model-*.safetensors"))) > 2
-    assert read_checkpoint(folder, "m") == whole
+    assert read_weights(folder, "m") == whole
     assert load(folder)[-1] == ("load", 1.0)
     next(folder.glob("model-*.safetensors")).unlink()
     assert "of its" in refusal(folder)
@@ -150,7 +150,7 @@ def test_too_little_memory_may_pass_and_is_told_with_figures(
 def test_weights_that_can_never_fit_are_refused_before_they_are_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    floats = read_checkpoint(folder, "m").floats
+    floats = read_weights(folder, "m").floats
     monkeypatch.setattr(pretrained, "_memory", lambda device: Memory(0, 3 * floats, 3 * floats))
     assert re.search(r"does not fit: its weights take \d+ MB and cpu has \d+ MB in all", refusal(folder))
     load(folder, dtype="bfloat16")

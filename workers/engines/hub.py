@@ -23,8 +23,8 @@ from huggingface_hub.errors import (
 
 from nowserving.errors import EngineError, EngineUnavailableError
 from workers.engines.bar import make_download_bar
-from workers.engines.checkpoint import read_checkpoint
 from workers.engines.engine import Progress
+from workers.engines.weights import read_weights
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _from_cache(source: str, revision: str | None) -> Path:
         # It lacks files of the repository: perhaps only such as nobody needs.
         folder = Path(error.snapshot_path)
         try:
-            read_checkpoint(folder, source)
+            read_weights(folder, source)
         except EngineError:
             raise error from None
         return folder

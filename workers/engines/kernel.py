@@ -19,7 +19,7 @@ SPLITS = 32
 CHUNK_TOKENS = 128
 """A context is cut into parts of so many tokens, or into so many parts if it is longer."""
 PROGRAMS = 512
-"""As many keep a large card busy."""
+"""As many are meant to keep a large card busy; not yet measured."""
 FEWEST_PROGRAMS = 8
 """Of each row and head, however many rows there are: else a step would wait for its longest job."""
 TILE_BYTES = 16 << 10

@@ -17,9 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nowserving.errors import EngineError, EngineUnavailableError
 from workers.engines.bar import watch_weights
 from workers.engines.builtin import PREFIX, model_folder
-from workers.engines.checkpoint import Checkpoint, read_checkpoint
 from workers.engines.engine import Progress
 from workers.engines.model import LoadedModel, adopt_model
+from workers.engines.weights import Weights, read_weights
 from workers.memory import CudaProbe, HostProbe, Memory
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def load_model(recipe: Recipe, progress: Progress) -> LoadedModel:
     source = recipe.source
     target = find_device(recipe.device)
     folder = _locate(recipe, progress)
-    checkpoint = read_checkpoint(folder, source)
+    weights = read_weights(folder, source)
     progress("import", None)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -63,22 +63,22 @@ def load_model(recipe: Recipe, progress: Progress) -> LoadedModel:
     common = {"trust_remote_code": recipe.trust_remote_code, "local_files_only": not recipe.trust_remote_code}
     options: dict[str, Any] = common | {"dtype": kind, "output_loading_info": True}
     if not recipe.quantization:
-        _check_room(source, checkpoint, kind, target)
+        _check_room(source, weights, kind, target)
     else:
         options["quantization_config"] = dict(recipe.quantization)
     if recipe.quantization or target.type != "cpu":
         # Each tensor straight to where it belongs: no copy of the model in the host's memory.
         options["device_map"] = {"": target}
-    log.info("loading %s on %s: %.0f MB", source, target, checkpoint.size_bytes / 1e6)
+    log.info("loading %s on %s: %.0f MB", source, target, weights.size_bytes / 1e6)
     progress("load", 0.0)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-        with watch_weights(checkpoint.sizes, lambda done: progress("load", done)):
+        with watch_weights(weights.sizes, lambda done: progress("load", done)):
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except torch.AcceleratorError:
         raise
     except Exception as error:
-        raise _explain(recipe, error, target, checkpoint) from error
+        raise _explain(recipe, error, target, weights) from error
     model, found = loaded
     if lacking := sorted(found["missing_keys"]):
         raise EngineError(
@@ -128,10 +128,10 @@ def _locate(recipe: Recipe, progress: Progress) -> Path:
     return folder
 
 
-def _check_room(source: str, checkpoint: Checkpoint, kind: torch.dtype | str, device: torch.device) -> None:
+def _check_room(source: str, weights: Weights, kind: torch.dtype | str, device: torch.device) -> None:
     """Refuse what can never fit: on a CPU the kernel would kill the process in mid-load, without a word."""
     itemsize = kind.itemsize if isinstance(kind, torch.dtype) else 0
-    needed = checkpoint.floats * itemsize or checkpoint.size_bytes
+    needed = weights.floats * itemsize or weights.size_bytes
     memory = _memory(device)
     if needed > memory.total_bytes:
         raise EngineError(
@@ -146,12 +146,12 @@ def _memory(device: torch.device) -> Memory:
     return (CudaProbe(str(device)) if device.type == "cuda" else HostProbe()).read()
 
 
-def _explain(recipe: Recipe, error: Exception, device: torch.device, checkpoint: Checkpoint) -> EngineError:
+def _explain(recipe: Recipe, error: Exception, device: torch.device, weights: Weights) -> EngineError:
     source, said = recipe.source, first_line(error)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in OUT_OF_MEMORY):
         return EngineUnavailableError(
             f"there is too little memory free to load model {source!r}: its weights take "
-            f"{checkpoint.size_bytes >> 20} MB as they are stored, "
+            f"{weights.size_bytes >> 20} MB as they are stored, "
             f"and {device} has {_memory(device).free_bytes >> 20} MB free"
         )
     if "custom code" in str(error) and not recipe.trust_remote_code:
@@ -165,13 +165,13 @@ def _explain(recipe: Recipe, error: Exception, device: torch.device, checkpoint:
     if "does not recognize this architecture" in str(error):
         import transformers
 
-        kind = checkpoint.config.get("model_type")
+        kind = weights.config.get("model_type")
         return EngineError(
             f"model {source!r} is of type {kind!r}, which transformers {transformers.__version__} does not know"
         )
     if "for this kind of AutoModel" in str(error):
         return EngineError(
-            f"model {source!r} is of type {checkpoint.config.get('model_type')!r}, which does not continue text"
+            f"model {source!r} is of type {weights.config.get('model_type')!r}, which does not continue text"
         )
     if "ignore_mismatched_sizes" in str(error):
         return EngineError(

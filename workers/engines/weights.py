@@ -25,7 +25,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Weights:
     """`sizes` are the bytes of each tensor (none are known of old formats); `floats` are numbers in all."""
 
     config: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Checkpoint:
         return sum(self.sizes.values())
 
 
-def read_checkpoint(folder: Path, source: str) -> Checkpoint:
+def read_weights(folder: Path, source: str) -> Weights:
     """Look at a folder that `source` stands for. Raises EngineError naming what is wrong with it."""
     config = _read_json(folder / "config.json", source)
     if not isinstance(config.get("model_type"), str) and "auto_map" not in config:
@@ -51,7 +51,7 @@ def read_checkpoint(folder: Path, source: str) -> Checkpoint:
         for name, (kind, size_bytes, numbers) in _read_header(shard, source).items():
             sizes[name] = size_bytes
             floats += numbers if kind in FLOATS else 0
-    return Checkpoint(config, sizes, floats)
+    return Weights(config, sizes, floats)
 
 
 def _shards(folder: Path, source: str) -> list[Path]:
