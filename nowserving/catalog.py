@@ -35,11 +35,11 @@ class Model(BaseModel):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    attention: Annotated[str, StringConstraints(pattern=r"^[\w|:@/.-]{1,200}$")] = "auto"
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
     quantization: Annotated[dict[str, Any], Field(min_length=1)] | None = None
     revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]{1,200}$")] | None = None
     trust_remote_code: bool = False
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")] | None = None
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")] | None = None
     command: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1)] | None = None
     environment: dict[Annotated[str, StringConstraints(pattern=_VARIABLE)], str] | None = None
     served_model: Annotated[str, StringConstraints(min_length=1)] | None = None

@@ -29,7 +29,7 @@ class Parameters(BaseModel):
         float, Field(ge=0, le=1, description="Cut tokens less likely than this share of the likeliest's probability.")
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Field(gt=0, le=10, description="Above 1 tokens of the prompt and the text so far get less likely.")
+        float, Field(ge=0.01, le=10, description="Above 1 tokens of the prompt and the text so far get less likely.")
     ] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = []

@@ -96,8 +96,8 @@ def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
 
 @signals.after_setup_logger.connect
 def quiet(**_: Any) -> None:
-    """Celery's two log lines a task say nothing that the job does not."""
-    for name in ("celery.worker.strategy", "celery.app.trace"):
+    """Celery's two log lines a task say nothing that the job does not; httpx's are of every look at a server."""
+    for name in ("celery.worker.strategy", "celery.app.trace", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("workers").setLevel(logging.INFO)
 

@@ -63,6 +63,7 @@ class Worker:
         self._probe = make_probe(settings.memory_probe)
         self._capacity: Capacity | None = None
         self._share_bytes = 0
+        self._blind = False
         self._failure = ""
         self._signed_off = threading.Event()
         self.leases = Leases(settings.lease_seconds)
@@ -117,7 +118,7 @@ class Worker:
             passing = isinstance(error, EngineUnavailableError | OutOfMemoryError)
             self._end(error.message, os.EX_TEMPFAIL if passing else os.EX_CONFIG)
             return
-        except Exception as error:
+        except BaseException as error:  # a user's engine may call sys.exit, which ends a thread in silence
             log.exception("the engine did not start")
             self._end(f"the engine of {self.model.name} did not start: {error!r}", os.EX_SOFTWARE)
             return
@@ -245,15 +246,29 @@ class Worker:
             slots=capacity.slots,
             running=tuple(lease.tokens for lease in jobs),
             unallocated=tuple(lease.tokens for lease in jobs if not lease.begun),
-            room_bytes=self._room_bytes(self._probe.read(), capacity),
+            room_bytes=self._room_bytes(self._measure(), capacity),
             budget_bytes=capacity.budget_bytes,
             context_tokens=capacity.context_tokens,
             engine_full=bool(health.full),
         )
 
-    def _room_bytes(self, memory: Memory, capacity: Capacity) -> int:
+    def _measure(self) -> Memory | None:
+        """What the probe reads; None if it fails, which must cost no running job its lease."""
+        try:
+            memory = self._probe.read()
+        except Exception as error:
+            if not self._blind:
+                log.error("the memory cannot be read, and nothing more is taken until it can: %r", error)
+            self._blind = True
+            return None
+        self._blind = False
+        return memory
+
+    def _room_bytes(self, memory: Memory | None, capacity: Capacity) -> int:
         if getattr(self._engine, "memory_elsewhere", False) and self._settings.memory_limit_bytes is None:
             return capacity.budget_bytes
+        if memory is None:
+            return 0
         return memory.room_bytes(self._share_bytes, self._settings.memory_limit_bytes, capacity.step_bytes)
 
     def _turns(self) -> bool:
@@ -281,8 +296,7 @@ class Worker:
             "version": __version__,
             "start_seconds": self._loading.seconds,
         }
-        if self._capacity:
-            memory = self._probe.read()
+        if self._capacity and (memory := self._measure()):
             info["memory"] = {
                 "used_bytes": memory.used_bytes,
                 "limit_bytes": self._settings.memory_limit_bytes or self._share_bytes,

@@ -54,7 +54,7 @@ def demo(
             with Stack(settings, load_catalog(settings.models_file), write, interrupt) as stack:
                 counted, wrong = play(Stage(console, stack, interrupt, deadline), max_new_tokens)
             console.print("All stopped. To keep it running: [bold]make up[/bold], and in another shell:")
-            console.print(Text(make_curl("http://127.0.0.1:8000", MODEL)), soft_wrap=True)
+            console.print(Text(make_curl(f"http://127.0.0.1:{load_settings().port}", MODEL)), soft_wrap=True)
             console.print(f"\n[bold]{counted}[/bold]")
             if wrong:
                 raise JobFailedError("; ".join(wrong))

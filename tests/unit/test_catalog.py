@@ -56,6 +56,7 @@ def test_how_a_model_is_loaded_is_read_from_its_table(tmp_path: Path) -> None:
         (7, r"models\.m must be a table"),
         ({"engine": "openai"}, r"models\.m: .*exactly one of url .* and command"),
         ({"engine": "openai", "url": "http://a", "command": ["a", "{port}"]}, "exactly one of url"),
+        ({"engine": "openai", "url": "http://user:word@a"}, r"models\.m\.url = "),
         ({"engine": "openai", "url": "ftp://a"}, r"models\.m\.url = 'ftp://a'"),
         ({"engine": "openai", "command": []}, r"models\.m\.command = \[\]"),
         ({"engine": "openai", "command": "vllm serve"}, r"models\.m\.command = .*list"),

@@ -142,6 +142,36 @@ def test_what_one_job_raises_ends_it_alone() -> None:
         assert engine.health().alive
 
 
+def test_it_ends_at_stop_tokens_which_have_no_text(shared: Letters) -> None:
+    end = submit(shared, prompt_of("abc", stop_token_ids=[ord("c")]))
+    ended = end.wait()
+    assert (ended.reason, ended.text, ended.completion_tokens) == (FinishReason.STOP, "ab", 3)
+    again = submit(shared, prompt_of("abc", made=(ord("a"), ord("b"), ord("c")), stop_token_ids=[ord("c")])).wait()
+    assert (again.reason, again.text, again.completion_tokens) == (FinishReason.STOP, "ab", 3)
+
+
+class Odd(Letters):
+    """Yields what is no token."""
+
+    odd: Any = None
+
+    def generate(self, prompt: Prompt) -> Iterator[Any]:
+        yield from (
+            super().generate(prompt) if prompt.input.prompt == "warm-up" else iter([(1, "a"), self.odd, (2, "b")])
+        )
+
+
+@pytest.mark.parametrize("odd", [None, 5, (1.5, "a"), (None, "a"), ("1,2", "a"), (2**63, "a"), (-1, "a"), (1, 2), (1,)])
+def test_what_is_no_token_fails_its_job(odd: Any) -> None:
+    engine = Odd()
+    engine.odd = odd
+    engine.start()
+    ended = submit(engine, prompt_of("x")).wait()
+    assert type(ended.error) is EngineError
+    assert submit(engine, prompt_of("y")).wait().error is not None, "the loop goes on"
+    engine.close()
+
+
 @pytest.mark.parametrize("death", [torch.AcceleratorError("device-side assert"), KeyboardInterrupt("stop")])
 def test_a_fatal_error_ends_all_jobs_and_health_says_why(death: BaseException) -> None:
     def harm(text: str) -> None:

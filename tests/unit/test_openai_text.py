@@ -133,3 +133,22 @@ def test_counts_in_mid_stream_say_how_many_tokens_a_piece_is() -> None:
     end = transcript.close()
     assert (end.reason, end.completion_tokens, end.text) == (FinishReason.LENGTH, 10, "abcd")
     assert heard.ids == [UNKNOWN] * 10
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        Chunk("more ", usage=Usage(1, 0)),
+        Chunk("more ", ids=()),
+        Chunk("more ", usage=Usage(1, 1000)),
+        Chunk("x" * 100_000, ids=(7,)),
+        Chunk("more ", ids=tuple(range(1000))),
+    ],
+)
+def test_a_server_that_does_not_stop_is_cut_whatever_it_says_of_its_tokens(chunk: Chunk) -> None:
+    heard = Heard()
+    transcript = Transcript(prompt_of("say 4", max_new_tokens=4), heard)
+    for _ in range(4 + SLACK_TOKENS + 1):
+        transcript.take(chunk)
+    assert transcript.finish is FinishReason.LENGTH
+    assert transcript.close().completion_tokens == len(heard.ids) <= 4

@@ -32,6 +32,8 @@ HTTP_ERROR = HfHubHTTPError.__bases__[0]
 """The base of all errors of the HTTP library that the hub's client stands on, whichever that is."""
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """Between the tries of a hub that does not answer."""
+HUB_SECONDS = 10.0
+"""For an answer of the hub's: its client would wait for ever."""
 PASSING = (408, 425, 429)
 """With 500 and above: what a hub answers when it may answer otherwise soon."""
 BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.tiktoken")
@@ -69,7 +71,7 @@ def fetch(source: str, revision: str | None, progress: Progress, pause: Callable
 def _download(source: str, revision: str | None, progress: Progress) -> Path:
     progress("download", None)
     try:
-        info = HfApi().model_info(source, revision=revision, files_metadata=True)
+        info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=HUB_SECONDS)
     except Exception as error:
         # What is in the cache is good enough where the hub is away, as it is for the hub's own client.
         if not _may_pass(error):

@@ -110,7 +110,7 @@ def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = [usage.get("prompt_tokens"), usage.get("completion_tokens", 0)]
-    whole = [count for count in counts if type(count) is int and count >= 0]
+    whole = [count for count in counts if type(count) is int and 0 <= count < 2**31]
     return Usage(*whole) if len(whole) == len(counts) else None
 
 

@@ -46,16 +46,16 @@ def parse_metrics(text: str) -> ServerLoad:
                     found[sample.name].append(sample.value)
                 if sample.name == _CACHE_CONFIG:
                     capacities.append(_blocks(sample.labels))
-    except (ValueError, IndexError, KeyError):
+        usage = next((max(found[name]) for name in _USAGE if name in found), None)
+        waiting = next((sum(found[name]) for name in _WAITING if name in found), None)
+        capacity = next((sum(found[name]) for name in _TOKENS if name in found), sum(capacities))
+        return ServerLoad(
+            usage=None if usage is None else min(usage, 1.0),
+            waiting=None if waiting is None else int(waiting),
+            capacity_tokens=int(capacity) or None,
+        )
+    except (ValueError, IndexError, KeyError, OverflowError):
         return ServerLoad()
-    usage = next((max(found[name]) for name in _USAGE if name in found), None)
-    waiting = next((sum(found[name]) for name in _WAITING if name in found), None)
-    capacity = next((sum(found[name]) for name in _TOKENS if name in found), sum(capacities))
-    return ServerLoad(
-        usage=None if usage is None else min(usage, 1.0),
-        waiting=None if waiting is None else int(waiting),
-        capacity_tokens=int(capacity) or None,
-    )
 
 
 def _known(line: str) -> bool:

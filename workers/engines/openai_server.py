@@ -12,10 +12,9 @@ from nowserving.catalog import Model
 from nowserving.errors import EngineError, NowservingError
 from workers.engines.openai_chunk import bounded
 from workers.engines.openai_dialect import TOKEN_IDS, Dialect, NotReadyError, find_dialect
+from workers.engines.openai_meter import measure
 from workers.engines.openai_metrics import Fullness, ServerLoad, parse_metrics
 from workers.engines.server import ServerProcess
-
-METRICS_CHARACTERS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,8 @@ class Server:
             url = f"http://127.0.0.1:{self._child.port}"
         self.client = httpx.AsyncClient(
             base_url=url,
-            headers=dict(headers),
+            headers={"Accept-Encoding": "identity", **headers},
+            event_hooks={"response": [measure]},
             timeout=httpx.Timeout(None, connect=rhythm.answer, write=60.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=model.slots + 2),
             verify=url.startswith("https:"),
@@ -152,12 +152,15 @@ class Server:
             return _Silence(f"the server does not answer {self._health_path} within {self._rhythm.answer:g} s")
         except httpx.HTTPError as error:
             return _Unreachable(f"the server cannot be reached: {bounded(repr(error))}")
+        except Exception as error:
+            return f"the server's {self._health_path} cannot be read: {bounded(repr(error))}"
         if answer.status_code in (404, 405) and self._health_path == "/health":
             self._health_path = "/v1/models"
             return await self._look()
         if answer.is_success:
             return None
-        return f"the server's {self._health_path} answers {answer.status_code}: {bounded(answer.text)}"
+        words = bounded(answer.content.decode(errors="replace"))
+        return f"the server's {self._health_path} answers {answer.status_code}: {words}"
 
     async def _measure(self) -> None:
         """Read its metrics, if it has any; a look that fails tells nothing."""
@@ -166,11 +169,11 @@ class Server:
         try:
             async with asyncio.timeout(self._rhythm.answer):
                 answer = await self.client.get("/metrics")
-        except (TimeoutError, httpx.HTTPError):
+        except Exception:
             self.full = ""
             return
         self._has_metrics = answer.is_success
-        page = answer.text if answer.is_success and len(answer.content) <= METRICS_CHARACTERS else ""
+        page = answer.content.decode(errors="replace") if answer.is_success else ""
         self.load = parse_metrics(page)
         self.full = self._fullness.note(self.load)
 

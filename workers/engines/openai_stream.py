@@ -16,6 +16,7 @@ from nowserving.errors import EngineError, EngineLostError, NowservingError
 from workers.engines.engine import Ended, FinishReason, Prepared, Sink
 from workers.engines.openai_chunk import DONE, parse_chunk, refusal
 from workers.engines.openai_dialect import JSON, Dialect, prompt_tokens
+from workers.engines.openai_meter import Meter
 from workers.engines.openai_text import Transcript
 
 FAILED = ("abort", "error")
@@ -134,6 +135,8 @@ class OpenAIStream:
             if response.status_code != httpx.codes.OK:
                 raise await self._refusal(response)
             async for event in EventSource(response).aiter_sse():
+                if isinstance(response.stream, Meter):
+                    response.stream.begin()
                 if event.data == DONE:
                     return
                 new, over = transcript.new, transcript.finish is not None

@@ -10,7 +10,9 @@ from workers.engines.openai_chunk import Chunk, Usage
 from workers.engines.stop import StopMatcher
 
 SLACK_TOKENS = 8
-"""Chunks over the job's limit that are put down to how a server cuts its text; one that sends more does not stop."""
+"""Tokens over the job's limit that are put down to how a server cuts its text; one that sends more does not stop."""
+TOKEN_CHARACTERS = 512
+"""So much text a token is still believed, whatever a server's counts say."""
 
 
 class Transcript:
@@ -28,8 +30,10 @@ class Transcript:
         self._prompt_tokens: int | None = None
         self._usage: Usage | None = None
         self._overrun = False
+        self._heard = self._characters = 0
+        """What the server made in this attempt: tokens, by its ids or counts or at least one a piece; and text."""
         self.new = 0
-        """Tokens of this attempt so far."""
+        """Tokens of this attempt that were passed on, never more than `left`."""
         self.finish: FinishReason | None = None
 
     @property
@@ -56,9 +60,14 @@ class Transcript:
             self._overrun |= bool(chunk.text)
             return
         ids = self._ids(chunk)
+        self._characters += len(chunk.text)
+        self._heard += max(len(ids), 1 if chunk.text or chunk.thought else 0)
+        if chunk.usage:
+            self._heard = max(self._heard, chunk.usage.completion_tokens)
         text, stopped = self._matcher.feed(chunk.text)
-        self._tell(ids, text)
-        if self.new > self.left + SLACK_TOKENS:
+        self._tell(ids[: max(0, self.left - self.new)], text)
+        most = self.left + SLACK_TOKENS
+        if self._heard > most or self._characters > most * TOKEN_CHARACTERS:
             self.finish, self._overrun = FinishReason.LENGTH, True
         elif stopped:
             self.finish = FinishReason.STOP

@@ -92,18 +92,31 @@ class Upkeep:
         """One life; how it ended. Raises EngineError if no other is worth a try."""
         server = self.server = Server(self._model, self._environment, self._headers, self._rhythm)
         try:
-            reason = await self._bring_up(server)
-            if not reason:
-                self.dialect = server.dialect
-                self.down, self._been_up = "", True
-                self._tell_ready(None)
-                reason = await server.watch(self._tokens)
+            reason = await self._serve(server)
             self.down = reason
             self._tell_lost(reason)
             return reason
         finally:
             self.down = self.down or "the server is being stopped"
             await server.stop()
+
+    async def _serve(self, server: Server) -> str:
+        try:
+            reason = await self._bring_up(server)
+            if reason:
+                return reason
+            self.dialect = server.dialect
+            self.down, self._been_up = "", True
+            self._tell_ready(None)
+            return await server.watch(self._tokens)
+        except NowservingError:
+            raise
+        except Exception as error:
+            log.exception("%s: its server does what nobody foresaw", self._model.name)
+            reason = f"the server does what nobody foresaw: {error!r}"
+            if not self._been_up:
+                raise EngineError(reason) from error
+            return reason
 
     async def _bring_up(self, server: Server) -> str:
         """Wait until it serves; why it never did, or "". Raises EngineError if no other life is worth a try."""

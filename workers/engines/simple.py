@@ -8,6 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from nowserving.catalog import Model
 from nowserving.errors import EngineError, InvalidInputError, NowservingError, TooLargeError
@@ -18,6 +19,7 @@ from workers.engines.stop import StopMatcher
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
+END = object()
 
 Token = tuple[int, str] | str
 """A token's id and text; of a text alone the id is the token's index."""
@@ -203,12 +205,20 @@ class _Row:
         if self._tokens is None and not self._begin(engine, parameters.max_new_tokens):
             return
         assert self._tokens is not None
-        made = next(self._tokens, None)
-        if made is None:
+        made: Any = next(self._tokens, END)
+        if made is END:
             self._emit(None, self._flush())
             self.end(FinishReason.STOP)
             return
         token, text = (self._count, made) if isinstance(made, str) else made
+        if not (type(token) is int and 0 <= token < 2**63 and isinstance(text, str)):
+            raise EngineError(f"generate yielded {made!r:.100}: a token is (id, text) or a text alone")
+        if token in parameters.stop_token_ids and not isinstance(made, str):
+            self._take("")
+            self._emit((self._count - 1, token), "")
+            self._emit(None, self._flush())
+            self.end(FinishReason.STOP)
+            return
         text, stopped = self._take(text)
         self._emit((self._count - 1, token), text)
         if stopped or self._count >= parameters.max_new_tokens:
@@ -221,7 +231,12 @@ class _Row:
         """Take in silence what an earlier attempt has streamed; False if that has ended the job."""
         self._sink.begun(len(self.prepared.prompt_ids))
         for token in self.prepared.prompt.made:
-            stopped = self._take(engine.text_of(token))[1]
+            ends = token in self.prepared.prompt.parameters.stop_token_ids
+            stopped = self._take("" if ends else engine.text_of(token))[1]
+            if ends:
+                self._flush()
+                self.end(FinishReason.STOP)
+                return False
             if stopped or self._count >= most:
                 if not stopped:
                     self._flush()
