@@ -53,7 +53,7 @@ def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda phase
     try:
         made = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise EngineError(f"engine {model.engine!r} cannot be imported: {error}") from error
+        raise EngineError(f"engine {model.engine!r} cannot be imported (PYTHONPATH?): {error}") from error
     engine = made(model)
     if hasattr(engine, "progress"):
         engine.progress = progress
