@@ -68,7 +68,7 @@ def parameters(**named: Any) -> dict[str, Any]:
         (parameters(min_p=-0.1), "parameters.min_p", "greater than or equal to 0"),
         (parameters(min_p=1.01), "parameters.min_p", "less than or equal to 1"),
         (parameters(min_p="0.1"), "parameters.min_p", "number"),
-        (parameters(repetition_penalty=0), "parameters.repetition_penalty", "greater than 0"),
+        (parameters(repetition_penalty=0), "parameters.repetition_penalty", "greater than or equal to 0.01"),
         (parameters(repetition_penalty=10.1), "parameters.repetition_penalty", "less than or equal to 10"),
         (parameters(stop_token_ids=5), "parameters.stop_token_ids", "array"),
         (parameters(stop_token_ids=[5, -1]), "parameters.stop_token_ids.1", "greater than or equal to 0"),

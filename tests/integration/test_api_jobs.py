@@ -182,7 +182,7 @@ def test_the_documentation_knows_the_body_of_a_submission(api: ApiServer) -> Non
     known = schemas["Parameters"]["properties"]
     assert set(known) == set(Parameters.model_fields)
     assert (known["min_p"]["minimum"], known["min_p"]["maximum"], known["min_p"]["default"]) == (0, 1, 0)
-    assert known["repetition_penalty"]["exclusiveMinimum"] == 0
+    assert known["repetition_penalty"]["minimum"] == 0.01
     assert known["stop_token_ids"]["maxItems"] == 64
     assert api.http.get("/docs").status_code == 200
 

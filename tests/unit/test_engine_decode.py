@@ -76,7 +76,6 @@ def test_texts_are_those_of_jobs_that_attend_by_themselves(architecture: str) ->
     with engine_of(architecture, decoder) as engine:
         assert run(engine) == expected
     assert decoder.capture.replayed > 10
-    assert 3 in decoder.kernel.rows, "no step had rows that decode and prompts too"
 
 
 @pytest.mark.parametrize("architecture", ["window", "softcap"])
