@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from workers.engines.attention import Scoring
 from workers.engines.decode import DecodeTable, Replay
 
 
@@ -26,9 +27,7 @@ class ReferenceKernel:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         (rows, heads, dim), (kv_heads, value_dim) = query.shape, value.shape[1:]
         self.rows.append(rows)
@@ -41,13 +40,15 @@ class ReferenceKernel:
             values = memory_at(int(table.values[layer, row]), (kv_heads, slots, value_dim), query.dtype)
             keys[:, (end - 1) % slots] = key[row]
             values[:, (end - 1) % slots] = value[row]
-            seen = torch.arange(max(0, end - window) if window else 0, end) % slots
+            seen = torch.arange(max(0, end - scoring.window) if scoring.window else 0, end) % slots
             shared = heads // kv_heads
             k = keys[:, seen].float().repeat_interleave(shared, dim=0)
             v = values[:, seen].float().repeat_interleave(shared, dim=0)
-            scores = (k @ query[row, :, :, None].float())[..., 0] * (dim**-0.5 if scale is None else scale)
-            if softcap is not None:
-                scores = softcap * (scores / softcap).tanh()
+            scores = (k @ query[row, :, :, None].float())[..., 0] * (
+                dim**-0.5 if scoring.scale is None else scoring.scale
+            )
+            if scoring.softcap is not None:
+                scores = scoring.softcap * (scores / scoring.softcap).tanh()
             output[row] = (scores.softmax(dim=-1)[:, None] @ v)[:, 0].to(query.dtype)
         return self._fault(output)
 

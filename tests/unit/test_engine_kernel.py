@@ -8,7 +8,7 @@ import torch
 
 from tests.decode_reference import ReferenceKernel, Rerun
 from tests.tiny import ARCHITECTURES, make_model, make_tokenizer
-from workers.engines.attention import Segment
+from workers.engines.attention import Scoring, Segment
 from workers.engines.cache import MAX_CHUNK_TOKENS, CacheLayout, JobCache, LayerShape
 from workers.engines.decode import DecodeTable
 from workers.engines.graph import assemble
@@ -54,8 +54,7 @@ class Batch:
         table.set([Segment(caches[row], self.lengths[row] - 1, [0]) for row in rows])
         device = caches[0].memory.device
         new = (tensor[rows + rows[:1] * padding].to(device) for tensor in (self.query, self.key, self.value))
-        options = {"scale": None, "window": None, "softcap": None} | options
-        return kernel(table, 1, *new, **options).cpu()
+        return kernel(table, 1, *new, Scoring(**options)).cpu()
 
 
 def make(batch: Batch, **changes: int) -> Any:

@@ -7,6 +7,7 @@ is ever padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,15 @@ from workers.engines.cache import JobCache, LayerShape
 NAME = "nowserving_packed"
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a layer scores keys: times `scale` (None: 1/√dim), of the last `window` tokens, tanh-capped at `softcap`."""
+
+    scale: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+
+
 class Attention(Protocol):
     """What is done where the model attends; passed to the model's forward as the keyword `packed`."""
 
@@ -28,9 +38,7 @@ class Attention(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """Query [1, heads, tokens, dim], key and value [1, kv_heads, tokens, dim] to [1, tokens, heads, dim]."""
 
@@ -50,7 +58,7 @@ def _dispatch(
     layer = getattr(module, "layer_idx", None)
     if packed is None or not isinstance(layer, int):
         raise EngineError(f"{type(module).__name__} does not attend in a way this engine knows")
-    return packed.attend(layer, query, key, value, scaling, sliding_window, softcap), None
+    return packed.attend(layer, query, key, value, Scoring(scaling, sliding_window, softcap)), None
 
 
 AttentionInterface.register(NAME, _dispatch)
@@ -68,12 +76,10 @@ class ShapeTracer:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """See Attention."""
-        self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3], window)
+        self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3], scoring.window)
         return value.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(1, 2)
 
 
@@ -121,9 +127,7 @@ class PackedAttention:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """See Attention: keeps the new keys and values, then lets each segment attend to its cache."""
         parts = zip(
@@ -133,7 +137,7 @@ class PackedAttention:
             value[0].split(self._sizes, dim=1),
             strict=True,
         )
-        attended = [_attend(part, layer, q, k, v, scale, window, softcap) for part, q, k, v in parts]
+        attended = [_attend(part, layer, q, k, v, scoring) for part, q, k, v in parts]
         return torch.cat(attended, dim=1).transpose(0, 1)[None]
 
 
@@ -143,11 +147,10 @@ def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    scale: float | None,
-    window: int | None,
-    softcap: float | None,
+    scoring: Scoring,
 ) -> torch.Tensor:
     """Query [heads, new, dim] to [heads, new, value_dim]."""
+    window, scale = scoring.window, scoring.scale
     keys, values = segment.cache.keys[layer], segment.cache.values[layer]
     slots, start, end, new = keys.shape[1], segment.start, segment.end, query.shape[1]
     if end <= slots:
@@ -162,9 +165,9 @@ def _attend(
     whole = end <= slots and (window is None or end <= window or new == 1)
     causal = whole and start == 0 and new > 1
     mask = None if whole and (causal or new == 1) else segment.mask(slots, window, keys.device)
-    if softcap is not None:
+    if scoring.softcap is not None:
         mask = segment.mask(slots, window, keys.device) if causal else mask
-        return _attend_softcapped(query, keys, values, scale, softcap, mask)
+        return _attend_softcapped(query, keys, values, scale, scoring.softcap, mask)
     heads, kv_heads, dim = query.shape[0], keys.shape[0], query.shape[2]
     if keys.is_cuda and mask is None:
         return scaled_dot_product_attention(

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from workers.engines.attention import Attention, PackedAttention, Segment
+from workers.engines.attention import Attention, PackedAttention, Scoring, Segment
 from workers.engines.cache import CacheLayout, JobCache
 from workers.engines.forward import forward
 from workers.engines.model import LoadedModel
@@ -107,9 +107,7 @@ class Kernel(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """Keep the new key and value [rows, kv_heads, dim]; query [rows, heads, dim] to [rows, heads, value_dim]."""
 
@@ -127,18 +125,16 @@ class BatchedAttention:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """See Attention."""
         rows = self._rows
         q, k, v = (tensor[0, :, :rows].transpose(0, 1) for tensor in (query, key, value))
-        attended = self._kernel(self._table, layer, q, k, v, scale, window, softcap)[None]
+        attended = self._kernel(self._table, layer, q, k, v, scoring)[None]
         if self._packed is None:
             return attended
         q, k, v = (tensor[:, :, rows:] for tensor in (query, key, value))
-        return torch.cat([attended, self._packed.attend(layer, q, k, v, scale, window, softcap)], dim=1)
+        return torch.cat([attended, self._packed.attend(layer, q, k, v, scoring)], dim=1)
 
 
 class Decoder:

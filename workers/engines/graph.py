@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from workers.engines.attention import Attention, PackedAttention, Segment
+from workers.engines.attention import Attention, PackedAttention, Scoring, Segment
 from workers.engines.cache import JobCache
 from workers.engines.decode import Capture, Decoder, Kernel, Replay, bucket
+from workers.engines.failure import first_line
 from workers.engines.forward import forward
 from workers.engines.model import LOOSE_TOLERANCE, TOLERANCES, LoadedModel
 
@@ -70,7 +71,7 @@ def assemble(loaded: LoadedModel, slots: int, make_kernel: Callable[[], Kernel],
 def _reason(error: Exception, device: torch.device) -> str:
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # raises again if it was the device's end, not the attempt's
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 class CudaCapture:
@@ -126,15 +127,13 @@ class _Compared:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """See Attention."""
-        own = self._own.attend(layer, query, key, value, scale, window, softcap)
-        apart = _apart(self._batched.attend(layer, query, key, value, scale, window, softcap), own)
+        own = self._own.attend(layer, query, key, value, scoring)
+        apart = _apart(self._batched.attend(layer, query, key, value, scoring), own)
         # The other way rounds scores to the model's dtype before it caps them.
-        if not apart <= (self._tolerance if softcap is None else 3 * self._tolerance):
+        if not apart <= (self._tolerance if scoring.softcap is None else 3 * self._tolerance):
             self.wrong = f"in layer {layer} it differs by {apart:.1%} from that of each job by itself"
         return own
 

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from nowserving.errors import EngineError, EngineUnavailableError
 from workers.engines.bar import make_download_bar
 from workers.engines.engine import Progress
+from workers.engines.failure import first_line
 from workers.engines.weights import read_weights
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,10 @@ def fetch(source: str, revision: str | None, progress: Progress, pause: Callable
                 raise EngineError(_explain(source, revision, error)) from error
             if pause_seconds is None:
                 raise EngineUnavailableError(
-                    f"the hub {constants.ENDPOINT} does not answer ({_first_line(error)}), and model {source!r} is "
+                    f"the hub {constants.ENDPOINT} does not answer ({first_line(error)}), and model {source!r} is "
                     f"not whole in {constants.HF_HUB_CACHE}"
                 ) from error
-            log.warning("the hub does not answer (%s): asked again in %g s", _first_line(error), pause_seconds)
+            log.warning("the hub does not answer (%s): asked again in %g s", first_line(error), pause_seconds)
             pause(pause_seconds)
     raise AssertionError("unreachable")
 
@@ -80,7 +81,7 @@ def _download(source: str, revision: str | None, progress: Progress) -> Path:
             folder = _from_cache(source, revision)
         except LocalEntryNotFoundError:
             raise error from None
-        log.warning("the hub does not answer (%s): %s is taken from the cache", _first_line(error), source)
+        log.warning("the hub does not answer (%s): %s is taken from the cache", first_line(error), source)
         return folder
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     wanted = choose_files(list(sizes))
@@ -151,8 +152,4 @@ def _explain(source: str, revision: str | None, error: Exception) -> str:
         )
     if status in (401, 403):
         return f"the hub refuses model {source!r} ({status}): set HF_TOKEN to a token that may read it"
-    return f"model {source!r} cannot be fetched: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0] or repr(error)
+    return f"model {source!r} cannot be fetched: {first_line(error)}"

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from workers.engines.attention import Scoring
 from workers.engines.cache import CacheLayout
 from workers.engines.decode import DecodeTable
 
@@ -44,9 +45,7 @@ class TritonKernel:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """See decode.Kernel. Raises RuntimeError if the kernel cannot run."""
         (rows, heads, dim), (kv_heads, value_dim) = query.shape, value.shape[1:]
@@ -56,7 +55,7 @@ class TritonKernel:
         sums, peaks = self._scratch[:partials], self._scratch[partials : 2 * partials]
         parts = self._scratch[2 * partials :]
         output = torch.empty(rows, heads, value_dim, dtype=query.dtype, device=query.device)
-        split: dict[str, Any] = {"WINDOW": window or 0, "CHUNK": self._chunk, "SPLITS": self._splits}
+        split: dict[str, Any] = {"WINDOW": scoring.window or 0, "CHUNK": self._chunk, "SPLITS": self._splits}
         padded = max(16, triton.next_power_of_2(value_dim))
         programs = min(self._splits, max(FEWEST_PROGRAMS, triton.cdiv(PROGRAMS, rows * kv_heads)))
         _attend[rows, kv_heads, programs](
@@ -70,9 +69,9 @@ class TritonKernel:
             parts,
             peaks,
             sums,
-            dim**-0.5 if scale is None else scale,
-            float(softcap or 0.0),
-            CAPPED=softcap is not None,
+            dim**-0.5 if scoring.scale is None else scoring.scale,
+            float(scoring.softcap or 0.0),
+            CAPPED=scoring.softcap is not None,
             ALIGNED=self._aligned,
             KV_HEADS=kv_heads,
             GROUP=heads // kv_heads,

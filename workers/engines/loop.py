@@ -10,14 +10,15 @@ from collections import deque
 
 import torch
 
-from nowserving.errors import EngineError, OutOfMemoryError, TooLargeError
+from nowserving.errors import EngineError, NowservingError, OutOfMemoryError, TooLargeError
 from workers.engines.cache import MAX_CHUNK_TOKENS, JobCache
 from workers.engines.decode import Decoder
 from workers.engines.engine import FinishReason
+from workers.engines.failure import error_of
 from workers.engines.forward import forward
 from workers.engines.model import LoadedModel
 from workers.engines.pace import Pace
-from workers.engines.row import Row, error_of
+from workers.engines.row import Row
 from workers.engines.sampling import pick
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Loop:
         if not self._fits(row):
             row.fail(TooLargeError(f"its {row.tokens} tokens take more than the {self._budget_bytes} bytes there are"))
             return
-        failure: EngineError | None = None
+        failure: NowservingError | None = None
         try:
             row.replay(self._loaded)
             if row.over:
@@ -165,7 +166,7 @@ class Loop:
 
     def _step(self, plan: list[tuple[Row, int]]) -> None:
         began = time.monotonic()
-        failure: EngineError | None = None
+        failure: NowservingError | None = None
         try:
             picked = self._forward(plan)
         except torch.AcceleratorError:
@@ -183,7 +184,7 @@ class Loop:
             self._pace.note(sum(tokens for _, tokens in plan), time.monotonic() - began)
         self._forget()
 
-    def _forward(self, plan: list[tuple[Row, int]]) -> list[int | EngineError]:
+    def _forward(self, plan: list[tuple[Row, int]]) -> list[int | NowservingError]:
         """The next tokens of all whose part is their last. A method of its own, so that none of its tensors stays."""
         segments = [row.segment(tokens) for row, tokens in plan]
         wanted = [tokens == row.pending for row, tokens in plan]
@@ -193,7 +194,7 @@ class Loop:
             logits = forward(self._loaded.model, segments, wanted, self._loaded.device)
         return _pick(logits, [row for row, tokens in plan if tokens == row.pending])
 
-    def _part(self, plan: list[tuple[Row, int]], failure: EngineError) -> None:
+    def _part(self, plan: list[tuple[Row, int]], failure: NowservingError) -> None:
         """A step has failed: it is run again in halves, until whoever fails is alone. No `cached` has moved."""
         if len(plan) == 1:
             plan[0][0].fail(failure)
@@ -206,7 +207,7 @@ class Loop:
                 self.steps += 1
                 self._step(there)
 
-    def _advance(self, plan: list[tuple[Row, int]], picked: list[int | EngineError]) -> None:
+    def _advance(self, plan: list[tuple[Row, int]], picked: list[int | NowservingError]) -> None:
         finishing = iter(picked)
         for row, tokens in plan:
             final = tokens == row.pending
@@ -216,8 +217,8 @@ class Loop:
             else:
                 row.progress()
 
-    def _accept(self, row: Row, token: int | EngineError) -> None:
-        if isinstance(token, EngineError):
+    def _accept(self, row: Row, token: int | NowservingError) -> None:
+        if isinstance(token, NowservingError):
             row.fail(token)
             return
         try:
@@ -225,7 +226,7 @@ class Loop:
         except Exception as cause:
             row.fail(error_of(cause))
 
-    def _make_room(self, failure: EngineError) -> None:
+    def _make_room(self, failure: NowservingError) -> None:
         """Undo nothing but the newest row: the others' `cached` has not moved, so their step is simply run again.
 
         Called outside `except`: a bound exception would pin the tensors of the step that failed.
@@ -244,7 +245,7 @@ class Loop:
             torch.cuda.empty_cache()  # gives fragments back to the driver; it makes no room for more
 
 
-def _pick(logits: torch.Tensor, rows: list[Row]) -> list[int | EngineError]:
+def _pick(logits: torch.Tensor, rows: list[Row]) -> list[int | NowservingError]:
     try:
         picked = pick(logits, [row.choice for row in rows])
     except torch.OutOfMemoryError:
@@ -254,7 +255,7 @@ def _pick(logits: torch.Tensor, rows: list[Row]) -> list[int | EngineError]:
     return [_not_finite() if token is None else token for token in picked]
 
 
-def _pick_alone(logits: torch.Tensor, row: Row) -> int | EngineError:
+def _pick_alone(logits: torch.Tensor, row: Row) -> int | NowservingError:
     try:
         token = pick(logits, [row.choice])[0]
     except Exception as cause:
@@ -266,7 +267,7 @@ def _not_finite() -> EngineError:
     return EngineError("the model's logits for this job are not finite numbers")
 
 
-def _diagnose(cause: Exception) -> EngineError:
+def _diagnose(cause: Exception) -> NowservingError:
     """What a failed allocation or step means. torch's CPU allocator raises a plain RuntimeError."""
     if isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(cause):
         return OutOfMemoryError("the device had no memory left for this job, alone on it")

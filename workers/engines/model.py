@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from nowserving.errors import EngineError
 from workers.engines.attention import NAME, Segment, ShapeTracer
 from workers.engines.cache import CacheLayout, JobCache
+from workers.engines.failure import first_line
 from workers.engines.forward import forward, run
 from workers.engines.linear import pack, packed_bytes
 from workers.engines.text import Pieces
@@ -91,7 +92,7 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
         rest = [Segment(first, half, ids[half:]), Segment(second, last, ids[last:])]
         ours = forward(model, rest, [True, True], device)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise EngineError(f"{type(model).__name__} is not supported by this engine: {_first_line(error)}") from error
+        raise EngineError(f"{type(model).__name__} is not supported by this engine: {first_line(error)}") from error
     apart = ((ours - own).abs().max() / own.abs().max()).item()
     if not apart <= TOLERANCES.get(model.dtype, LOOSE_TOLERANCE):
         raise EngineError(
@@ -116,7 +117,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     if configured is None:
         return frozenset()
     return frozenset([configured] if isinstance(configured, int) else configured)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0] or repr(error)

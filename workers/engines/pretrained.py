@@ -18,6 +18,7 @@ from nowserving.errors import EngineError, EngineUnavailableError
 from workers.engines.bar import watch_weights
 from workers.engines.builtin import PREFIX, model_folder
 from workers.engines.engine import Progress
+from workers.engines.failure import first_line
 from workers.engines.model import LoadedModel, adopt_model
 from workers.engines.weights import Weights, read_weights
 from workers.memory import CudaProbe, HostProbe, Memory
@@ -182,8 +183,3 @@ def _explain(recipe: Recipe, error: Exception, device: torch.device, weights: We
             f"model {source!r} is damaged: one of its JSON files, perhaps tokenizer.json, breaks off: {said}"
         )
     return EngineError(f"model {source!r} cannot be loaded: {type(error).__name__}: {said}")
-
-
-def first_line(error: BaseException) -> str:
-    """What it says first, for a sentence."""
-    return str(error).strip().split("\n", 1)[0] or repr(error)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from hashlib import blake2b
 
-from nowserving.errors import EngineError, NowservingError
+from nowserving.errors import NowservingError
 from workers.engines.attention import Segment
 from workers.engines.cache import JobCache
 from workers.engines.engine import Ended, FinishReason, Prepared, Sink
@@ -145,10 +145,3 @@ class Row:
 
 def _seed_of(job_id: str) -> int:
     return int.from_bytes(blake2b(job_id.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def error_of(cause: BaseException) -> EngineError:
-    """Wrap what went wrong with one job, keeping its words but not its traceback, which would pin tensors."""
-    if isinstance(cause, EngineError):
-        return cause
-    return EngineError(f"the engine failed on this job: {type(cause).__name__}: {cause}")

@@ -14,6 +14,7 @@ from nowserving.catalog import Model
 from nowserving.errors import EngineError, InvalidInputError, NowservingError, TooLargeError
 from nowserving.job import Input, Parameters
 from workers.engines.engine import Capacity, Ended, FinishReason, Health, Prepared, Progress, Prompt, Sink
+from workers.engines.failure import error_of
 from workers.engines.stop import StopMatcher
 
 log = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ class SimpleEngine(ABC):
             except Exception as cause:
                 if _is_fatal(cause):
                     raise
-                row.end(FinishReason.ERROR, _error_of(cause))
+                row.end(FinishReason.ERROR, error_of(cause))
         if row.over:
             with self._changed:
                 self._rows.remove(row)
@@ -280,9 +281,3 @@ def _is_fatal(cause: Exception) -> bool:
     """After such an error of the device nothing more can be run in this process. torch is not imported to find out."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(cause, torch.AcceleratorError)
-
-
-def _error_of(cause: Exception) -> NowservingError:
-    if isinstance(cause, NowservingError):
-        return cause
-    return EngineError(f"the engine failed on this job: {type(cause).__name__}: {cause}")
