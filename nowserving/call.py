@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from nowserving.errors import RecordError
+
 T = TypeVar("T")
 Args = tuple[str | int | float, ...]
 Reply = Any
@@ -51,3 +53,10 @@ def or_empty(number: float | None) -> str | float:
 def to_float(text: str) -> float | None:
     """The number of a script's answer; None for ''."""
     return float(text) if text else None
+
+
+def to_sequence(job_id: str, text: str) -> int:
+    """A record's sequence as Redis has it. Raises RecordError: a stranger may have been at it."""
+    if not text.isdecimal():
+        raise RecordError(f"the record of {job_id} cannot be read: its sequence is {text[:40]!r}")
+    return int(text)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Reconciled, Standing, Suspect, Taken, Unfit, Wait
-from nowserving.call import Args, Call, Reply, csv, or_empty, pairs, read_said, to_float
+from nowserving.call import Args, Call, Reply, csv, or_empty, pairs, read_said, to_float, to_sequence
 from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
 from nowserving.event import Event
 from nowserving.job import Job, Status
@@ -39,7 +39,7 @@ def enqueue(
         if reply[0] == "conflict":
             raise IdempotencyConflictError(f"this Idempotency-Key belongs to {reply[1]}, which has another body")
         if reply[0] == "exists":
-            return Enqueued(reply[1], int(reply[2]), True)
+            return Enqueued(reply[1], to_sequence(reply[1], reply[2]), True)
         return Enqueued(reply[1], int(reply[2]), False, float(reply[3]), int(reply[4]), int(reply[5]))
 
     flat = (part for item in fields.items() for part in item)

@@ -8,14 +8,15 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.answer import describe_job
 from nowserving import keys, verb
-from nowserving.errors import NowservingError
-from nowserving.job import Status
+from nowserving.errors import NowservingError, RecordError
+from nowserving.job import Status, new_job_id
 from nowserving.store import Store
 from tests.board import ALWAYS, MODEL, at, enqueue, queue, reconcile, renew, taken_id
 
@@ -214,3 +215,10 @@ def _work_all_off(store: Store, wanted: set[str]) -> set[str]:
         if wanted <= ended:
             return ended
     return ended
+
+
+def test_a_repeated_post_of_a_job_whose_sequence_is_garbage_is_told_so(store: Store) -> None:
+    job_id = enqueue(store, new_job_id(), idempotency_key="k", fingerprint="f")
+    store.client.hset(keys.JOB + job_id, "sequence", "1.5")
+    with pytest.raises(RecordError, match=r"its sequence is '1\.5'"):
+        enqueue(store, new_job_id(), idempotency_key="k", fingerprint="f")
