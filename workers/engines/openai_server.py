@@ -112,10 +112,15 @@ class Server:
             if self._child is None or self._ended():
                 break
             await asyncio.sleep(0.02)
-        reason = self._ended() or await self._look()
-        if self._ended() or isinstance(reason, _Unreachable):
-            self._dead = self._ended() or reason
-        return self._dead
+        for _ in range(self._rhythm.unwell):
+            reason = self._ended() or await self._look()
+            if reason is None:
+                return None
+            if isinstance(reason, _Unreachable) or self._ended():
+                self._dead = self._ended() or reason
+                return self._dead
+            await asyncio.sleep(min(0.5, self._rhythm.look))  # it may be dying: silence is no proof yet
+        return None
 
     async def stop(self) -> None:
         """Close the connections; stop the child and all it has started."""
