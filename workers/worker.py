@@ -33,8 +33,9 @@ from workers.generate import Generation
 from workers.heartbeat import Heartbeat
 from workers.lease import Lease, Leases
 from workers.loading import Loading
-from workers.memory import Memory, make_probe
+from workers.memory import make_probe
 from workers.progress import Progress
+from workers.room import Room
 from workers.taker import Taker
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,8 @@ class Worker:
         self._give_up: Callable[[str, int], None] = lambda sentence, code: None
         self._closed: Closed | None = Closed.ENGINE
         self._store = Store(connect(settings.redis_url.get_secret_value()))
-        self._probe = make_probe(settings.memory_probe)
+        probe = make_probe(settings.memory_probe)
         self._capacity: Capacity | None = None
-        self._share_bytes = 0
-        self._blind = False
         self._failure = ""
         self._signed_off = threading.Event()
         self.leases = Leases(settings.lease_seconds)
@@ -80,6 +79,8 @@ class Worker:
         self._loading.note("import")
         self._engine = make_engine(model, settings.cache_dir, self._loading.note)
         self._loading.note("")
+        elsewhere = getattr(self._engine, "memory_elsewhere", False)
+        self._room = Room(probe, model.memory_fraction, settings.memory_limit_bytes, elsewhere)
         self.generation = Generation(self._store, self.leases, self._engine, settings.max_attempts)
         self._drain = Drain(
             self.leases, settings.drain_seconds, self._turns, self._renews, self.give_back, self._sign_off
@@ -113,7 +114,7 @@ class Worker:
             self._heartbeat.start()
             capacity = self._engine.start()
             self._loading.note("")
-            total_bytes = self._probe.read().total_bytes
+            self._room.begin()
         except NowservingError as error:
             passing = isinstance(error, EngineUnavailableError | OutOfMemoryError)
             self._end(error.message, os.EX_TEMPFAIL if passing else os.EX_CONFIG)
@@ -122,7 +123,6 @@ class Worker:
             log.exception("the engine did not start")
             self._end(f"the engine of {self.model.name} did not start: {error!r}", os.EX_SOFTWARE)
             return
-        self._share_bytes = int(self.model.memory_fraction * total_bytes)
         self._capacity = capacity
         self._state, self._closed = "ready", None
         gc.collect()
@@ -246,30 +246,11 @@ class Worker:
             slots=capacity.slots,
             running=tuple(lease.tokens for lease in jobs),
             unallocated=tuple(lease.tokens for lease in jobs if not lease.begun),
-            room_bytes=self._room_bytes(self._measure(), capacity),
+            room_bytes=self._room.left_bytes(self._room.measure(), capacity.budget_bytes, capacity.step_bytes),
             budget_bytes=capacity.budget_bytes,
             context_tokens=capacity.context_tokens,
             engine_full=bool(health.full),
         )
-
-    def _measure(self) -> Memory | None:
-        """What the probe reads; None if it fails, which must cost no running job its lease."""
-        try:
-            memory = self._probe.read()
-        except Exception as error:
-            if not self._blind:
-                log.error("the memory cannot be read, and nothing more is taken until it can: %r", error)
-            self._blind = True
-            return None
-        self._blind = False
-        return memory
-
-    def _room_bytes(self, memory: Memory | None, capacity: Capacity) -> int:
-        if getattr(self._engine, "memory_elsewhere", False) and self._settings.memory_limit_bytes is None:
-            return capacity.budget_bytes
-        if memory is None:
-            return 0
-        return memory.room_bytes(self._share_bytes, self._settings.memory_limit_bytes, capacity.step_bytes)
 
     def _turns(self) -> bool:
         """Whether the engine's loop does, or has not begun to."""
@@ -296,13 +277,13 @@ class Worker:
             "version": __version__,
             "start_seconds": self._loading.seconds,
         }
-        if self._capacity and (memory := self._measure()):
+        if (capacity := self._capacity) and (memory := self._room.measure()):
             info["memory"] = {
                 "used_bytes": memory.used_bytes,
-                "limit_bytes": self._settings.memory_limit_bytes or self._share_bytes,
-                "room_bytes": self._room_bytes(memory, self._capacity),
+                "limit_bytes": self._room.limit_bytes,
+                "room_bytes": self._room.left_bytes(memory, capacity.budget_bytes, capacity.step_bytes),
                 "promised_bytes": self._engine.cost([lease.tokens for lease in jobs]),
-                "budget_bytes": self._capacity.budget_bytes,
+                "budget_bytes": capacity.budget_bytes,
             }
         return self._draining.is_set(), _by_memory(closed), info
 

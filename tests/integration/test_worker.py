@@ -53,24 +53,6 @@ def test_jobs_run_and_the_worker_says_so(live: Store, start: Start, eventually: 
     eventually(lambda: [(worker["state"], worker["slots"]) for worker in workers(live)] == [("ready", 4)])
 
 
-def test_a_probe_that_fails_closes_the_gate_and_costs_no_running_job_its_lease(
-    live: Store, start: Start, eventually: Eventually, tmp_path: Path
-) -> None:
-    probe = tmp_path / "memory"
-    probe.write_text("0 1000")
-    worker = start(noop(source="noop:60@0.05"), memory_probe=f"file:{probe}", lease_seconds=1.0)
-    running = enqueue(live, parameters={"max_new_tokens": 60})
-    eventually(lambda: look(live, running).status is Status.RUNNING, 20)
-    probe.unlink()
-    probe.mkdir()
-    eventually(lambda: workers(live)[0]["gate"] == {"open": False, "reason": "gpu_memory"}, 10)
-    eventually(lambda: look(live, running).status is Status.SUCCEEDED, 10)
-    assert look(live, running).takes == 1
-    assert "the memory cannot be read" in worker.output()
-    probe.rmdir()
-    eventually(lambda: workers(live)[0]["gate"] == {"open": True, "reason": None}, 10)
-
-
 def test_nothing_is_taken_while_the_gate_is_closed(
     live: Store, start: Start, eventually: Eventually, tmp_path: Path
 ) -> None:

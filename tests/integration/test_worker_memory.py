@@ -1,4 +1,4 @@
-"""A real worker whose card is smaller than its probe says: out of memory stays the engine's own affair."""
+"""A real worker whose card is smaller than its probe says, or whose probe fails: no job has to do with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nowserving.job import Input, Parameters, Status
 from nowserving.store import Store, connect
 from tests.oracle import Oracle
 from tests.tiny import make_model, make_tokenizer
-from tests.worker_process import MODEL, WorkerProcess, enqueue, look, statuses
+from tests.worker_process import MODEL, WorkerProcess, enqueue, look, noop, statuses, workers
 from workers.engines.engine import Prompt
 from workers.engines.text import BROKEN
 
@@ -53,3 +53,22 @@ def test_a_probe_that_hides_a_tenth_of_the_card_fails_no_job_and_changes_no_text
         kinds = [event.type for event in live.run(verb.read_events({job_id: "0"}))[job_id]]
         assert kinds.count("started") == kinds.count("succeeded") == 1
         assert not {"queued", "restarted"}.intersection(kinds[1:])
+
+
+def test_a_probe_that_fails_closes_the_gate_and_costs_no_running_job_its_lease(
+    live: Store, redis_url: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    probe = tmp_path / "memory"
+    probe.write_text("0 1000")
+    catalog = noop(source="noop:60@0.05")
+    with WorkerProcess(redis_url, tmp_path, catalog, memory_probe=f"file:{probe}", lease_seconds=1.0) as worker:
+        running = enqueue(live, parameters={"max_new_tokens": 60})
+        eventually(lambda: look(live, running).status is Status.RUNNING, 20)
+        probe.unlink()
+        probe.mkdir()
+        eventually(lambda: workers(live)[0]["gate"] == {"open": False, "reason": "gpu_memory"}, 10)
+        eventually(lambda: look(live, running).status is Status.SUCCEEDED, 10)
+        assert look(live, running).takes == 1
+        assert "the memory cannot be read" in worker.output()
+        probe.rmdir()
+        eventually(lambda: workers(live)[0]["gate"] == {"open": True, "reason": None}, 10)

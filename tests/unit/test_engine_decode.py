@@ -88,6 +88,15 @@ def test_texts_longer_than_the_ring_are_too(architecture: str, monkeypatch: pyte
     assert decoder.capture.replayed > 10
 
 
+def run_beside_a_long_prompt(engine: TransformersEngine) -> list[tuple[int, ...]]:
+    sinks = [Collected(), Collected()]
+    for sink, text in zip(sinks, ("long " * 200, "short"), strict=True):
+        engine.submit(engine.prepare(Prompt(text, Input(prompt=text), Parameters(max_new_tokens=20), 60)), sink)
+    for sink in sinks:
+        assert sink.wait().error is None
+    return [sink.ids for sink in sinks]
+
+
 def test_rows_that_decode_are_batched_also_beside_an_older_jobs_long_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("workers.engines.cache", "workers.engines.loop"):
         monkeypatch.setattr(f"{module}.MAX_CHUNK_TOKENS", 24)
@@ -101,12 +110,9 @@ def test_rows_that_decode_are_batched_also_beside_an_older_jobs_long_prompt(monk
             return real(segments, wanted)
 
         decoder.decoder.forward = forward  # type: ignore[method-assign]
-        sinks = [Collected(), Collected()]
-        for sink, text in zip(sinks, ("long " * 200, "short"), strict=True):
-            parameters = Parameters(max_new_tokens=20)
-            engine.submit(engine.prepare(Prompt(text, Input(prompt=text), parameters, 60)), sink)
-        for sink in sinks:
-            assert sink.wait().error is None
+        texts = run_beside_a_long_prompt(engine)
+    with engine_of("gqa", eos_token_id=9999) as plain:
+        assert run_beside_a_long_prompt(plain) == texts
     assert [1, 24] in steps
     assert [24, 1] not in steps
 
