@@ -11,6 +11,7 @@ import pytest
 from nowserving import verb
 from nowserving.job import Input, Parameters, Status
 from nowserving.store import Store, connect
+from tests.board import texts
 from tests.oracle import Oracle
 from tests.tiny import make_model, make_tokenizer
 from tests.worker_process import MODEL, WorkerProcess, enqueue, look, noop, statuses, workers
@@ -63,7 +64,7 @@ def test_a_probe_that_fails_closes_the_gate_and_costs_no_running_job_its_lease(
     catalog = noop(source="noop:60@0.05")
     with WorkerProcess(redis_url, tmp_path, catalog, memory_probe=f"file:{probe}", lease_seconds=1.0) as worker:
         running = enqueue(live, parameters={"max_new_tokens": 60})
-        eventually(lambda: look(live, running).status is Status.RUNNING, 20)
+        eventually(lambda: ("token", 0) in texts(live, running), 20)  # before it, the job would rightly be given back
         probe.unlink()
         probe.mkdir()
         eventually(lambda: workers(live)[0]["gate"] == {"open": False, "reason": "gpu_memory"}, 10)
