@@ -5,10 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nowserving.errors import SettingsError
+from nowserving.secret import check_secret
+
+Words = tuple[str, ...]
+
+
+def _split(value: object) -> object:
+    """A list in one variable, its items apart by commas."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _check_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for secret in secrets:
+        check_secret(secret.get_secret_value())
+    return secrets
+
+
+Listed = (NoDecode, BeforeValidator(_split))
 
 
 class Settings(BaseSettings):
@@ -64,6 +81,39 @@ class Settings(BaseSettings):
         description="Bytes all processes use together above which the gate closes; by default its own share counts.",
     )
 
+    webhook_secret: Annotated[tuple[SecretStr, ...], *Listed, Field(max_length=2), AfterValidator(_check_secrets)] = (
+        Field((), description="`whsec_…` that signs webhooks; while it is changed two, apart by a comma: both sign.")
+    )
+    webhook_allow: Annotated[Words, *Listed] = Field(
+        (),
+        description="Hosts and networks, apart by commas, that webhooks may reach though private, by http, too.",
+    )
+    webhook_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], *Listed] = Field(
+        (443, 8443), description="Ports that webhooks may go to, apart by commas; those of `WEBHOOK_ALLOW` to any."
+    )
+    webhook_retry_seconds: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=7 * 86400)], ...], *Listed, Field(max_length=50)
+    ] = Field(
+        (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        description="Seconds between a webhook's attempts, apart by commas; after the last it is dead.",
+    )
+    webhook_connect_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        5.0, description="How long a receiver may take to be found and connected to."
+    )
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        15.0, description="How long one attempt may take in all."
+    )
+    webhook_concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
+        32, description="Webhooks that one deliverer sends at once."
+    )
+    webhook_host_concurrency: Annotated[int, Field(ge=1, le=256)] = Field(
+        8, description="Webhooks that are sent to one host at once, by all deliverers."
+    )
+    receivers_file: Path | None = Field(None, description="receivers.toml: who is called where a job names nobody.")
+    public_url: Annotated[str, Field(pattern=r"^(https?://[^\s?#@]+)?$")] = Field(
+        "", description="Where clients reach the API, for links in webhooks; without it links are paths."
+    )
+
 
 def load_settings(**overrides: object) -> Settings:
     """Read the environment. Raises SettingsError naming the variable and what is allowed."""
@@ -71,8 +121,9 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]  # checked at run time
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = "NOWSERVING_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}={first['input']!r} is not allowed: {first['msg']}") from None
+        name = f"NOWSERVING_{first['loc'][0]}".upper()
+        said = "" if "secret" in name.lower() else f"={first['input']!r}"
+        raise SettingsError(f"{name}{said} is not allowed: {first['msg']}") from None
 
 
 def document() -> str:
@@ -82,6 +133,8 @@ def document() -> str:
         default = field.get_default()
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
+        if isinstance(default, tuple):
+            default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default) or None
         shown = "none" if default is None else str(default).replace(str(Path.home()), "~")
         rows.append(f"| `NOWSERVING_{name.upper()}` | `{shown}` | {field.description} |")
     return "\n".join(rows) + "\n"
