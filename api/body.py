@@ -76,9 +76,11 @@ def _fields(place: Sequence[int | str]) -> list[str]:
 
 
 def fingerprint(submission: Submission) -> str:
-    """What makes two bodies the same: their values, not their spelling. Parameters that are not used do not count, so
-    that an API of an earlier version, which does not know them, finds the same.
+    """What makes two bodies the same: their values, not their spelling. What is not used does not count, so that an API
+    of an earlier version, which does not know it, finds the same.
     """
     values = submission.model_dump(mode="json", exclude={"parameters": set(submission.parameters.unused)})
+    if submission.webhook is None:
+        del values["webhook"]
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

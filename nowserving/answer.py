@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nowserving.delivery import Delivery
 from nowserving.job import Job
 
 
@@ -78,10 +79,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A job, and its wait while it is queued."""
+    """A job, its wait while it is queued, and what its receivers are told."""
 
     job: Job
     wait: Wait | None
+    deliveries: tuple[Delivery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +125,19 @@ class Reconciled:
     cursor: str
     looked: int
     mended: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How deliveries stand now, and how many attempts and ends of each kind there have been since ever. `line`: those
+    that wait till fewer of their host are under way.
+    """
+
+    queued: int
+    sending: int
+    delayed: int
+    line: int
+    attempts: int
+    delivered: int
+    dead: int
+    stopped: int

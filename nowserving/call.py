@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from nowserving.delivery import Delivery
 from nowserving.errors import RecordError
 
 T = TypeVar("T")
@@ -38,6 +40,15 @@ def read_said(text: str) -> dict[str, Any]:
     if not isinstance(said, dict) or not isinstance(said.get("gate") or {}, dict):
         return {}
     return said if all(isinstance(said.get(name, 0), int) for name in ("slots", "running")) else {}
+
+
+def read_deliveries(reply: Reply) -> list[Delivery]:
+    """Deliveries as the scripts tell them. Unreadable records are left out."""
+    deliveries = []
+    for fields in reply:
+        with suppress(RecordError):
+            deliveries.append(Delivery.from_fields(pairs(fields)))
+    return deliveries
 
 
 def csv(ids: Sequence[int]) -> str:

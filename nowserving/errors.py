@@ -73,6 +73,12 @@ class JobNotRetryableError(NowservingError):
     code = "job_not_retryable"
 
 
+class DeliveryNotFoundError(NowservingError):
+    """No delivery of that id is kept."""
+
+    code = "delivery_not_found"
+
+
 class IdempotencyConflictError(NowservingError):
     """The Idempotency-Key was used before with another body."""
 

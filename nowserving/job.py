@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from ulid import ULID
 
 from nowserving.errors import InvalidInputError, JobNotRetryableError, RecordError
+from nowserving.input import Input as Input
+from nowserving.input import Message as Message
 from nowserving.parameters import STRICT
 from nowserving.parameters import Parameters as Parameters
+from nowserving.receiver import Receiver, Webhook, read_receivers, write_receivers
 
-VERSION = 2
+VERSION = 3
 """The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued. A record
-says the oldest version that can read it: 2 only if its parameters are used that came with 2.
+says the oldest version that can read it: 2 only if its parameters are used that came with 2, 3 if it has receivers.
 """
 
 LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -92,38 +95,10 @@ def rfc3339(unix_seconds: float | None) -> str | None:
     return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class _Strict(BaseModel):
-    model_config = STRICT
-
-
-class Message(_Strict):
-    """One message of a chat."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class Input(_Strict):
-    """What to generate from: exactly one of `prompt` (taken as it is) and `messages` (through the chat template)."""
-
-    prompt: Annotated[str, StringConstraints(min_length=1)] | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of prompt and messages")
-        return self
-
-    @property
-    def size_bytes(self) -> int:
-        """UTF-8 bytes of all text."""
-        texts = [self.prompt] if self.prompt is not None else [m.content for m in self.messages or []]
-        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-
-
-class Submission(_Strict):
+class Submission(BaseModel):
     """The body of POST /v1/jobs."""
+
+    model_config = STRICT
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     input: Input
@@ -136,6 +111,7 @@ class Submission(_Strict):
         dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
         Field(max_length=16),
     ] = {}
+    webhook: Webhook | None = None
 
 
 TEMPLATE_TOKENS = 256
@@ -181,6 +157,8 @@ class Job:
     metadata: dict[str, str] = field(default_factory=dict)
     start_within_seconds: float | None = None
     retry_of: str | None = None
+    receivers: tuple[Receiver, ...] = ()
+    traceparent: str | None = None
     v: int = VERSION
 
     @classmethod
@@ -212,6 +190,8 @@ class Job:
                 metadata=_object(fields.get("metadata", "{}")),
                 start_within_seconds=_optional_float(fields, "start_within_seconds"),
                 retry_of=fields.get("retry_of"),
+                receivers=read_receivers(fields["webhook"]) if "webhook" in fields else (),
+                traceparent=fields.get("traceparent"),
                 v=int(fields["v"]),
             )
         except (KeyError, ValueError, RecursionError) as error:
@@ -241,13 +221,22 @@ class Job:
             raise RecordError(f"the record of {self.id} cannot be submitted again: {error!r}") from error
 
 
-def fields_of(submission: Submission, seed: int, retry_of: str | None = None) -> dict[str, str]:
-    """Lay a submission out as the record's first fields; `seed` is used where the client named none."""
+def fields_of(
+    submission: Submission,
+    seed: int,
+    retry_of: str | None = None,
+    receivers: tuple[Receiver, ...] = (),
+    traceparent: str | None = None,
+) -> dict[str, str]:
+    """Lay a submission out as the record's first fields; `seed` is used where the client named none.
+
+    `receivers` are who is called back, whatever the submission's own webhook says.
+    """
     parameters = submission.parameters
     if parameters.seed is None:
         parameters = parameters.model_copy(update={"seed": seed})
     fields = {
-        "v": str(parameters.version),
+        "v": str(3 if receivers else parameters.version),
         "model": submission.model,
         "lane": submission.lane.value,
         "input": submission.input.model_dump_json(exclude_none=True),
@@ -262,6 +251,10 @@ def fields_of(submission: Submission, seed: int, retry_of: str | None = None) ->
         fields["start_within_seconds"] = repr(submission.start_within_seconds)
     if retry_of is not None:
         fields["retry_of"] = retry_of
+    if receivers:
+        fields["webhook"] = write_receivers(receivers)
+    if traceparent is not None:
+        fields["traceparent"] = traceparent
     return fields
 
 

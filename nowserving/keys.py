@@ -2,7 +2,7 @@
 
 | key | type | holds |
 |---|---|---|
-| job:{id} | hash | the record |
+| job:{id} | hash | the record of a job, or of a delivery, which is taken as jobs are: its model is @webhooks |
 | events:{id} | stream | what became of it; the same name is a pub/sub channel that says "read again" |
 | queue:{model}, queue:{model}:batch | zset | waiting jobs of a lane by sequence |
 | delayed:{model} | zset | jobs to be queued later, by due time |
@@ -18,7 +18,11 @@
 | dead:{model} | hash | what stood in a model's keys and is no job → why; beyond 1,000 `(more)` counts |
 | stats:{model} | hash | running averages behind the estimated wait |
 | jobs | zset | all kept jobs by sequence |
-| finished | zset | ended jobs by the time they are forgotten |
+| deliveries | zset | all kept deliveries by sequence |
+| sending | zset | `host id` of each delivery that stands in its queue or is being sent |
+| line | zset | `host id` of each delivery that waits till fewer of its host are |
+| slow:{host} | string | there while a host's last answer was none; has a TTL |
+| finished | zset | ended jobs and deliveries by the time they are forgotten |
 | collapse | zset | ended jobs whose stream is told in many token events, by the time it is made one |
 | sequence | string | the last sequence given |
 | idempotency:{key} | string | fingerprint and job of a client's key; has a TTL |
@@ -31,6 +35,7 @@
 
 from __future__ import annotations
 
+from nowserving.delivery import WEBHOOKS as WEBHOOKS
 from nowserving.job import VERSION
 
 PREFIX = "nowserving:"
@@ -52,6 +57,10 @@ WAKE = PREFIX + "wake:"
 DEAD = PREFIX + "dead:"
 STATS = PREFIX + "stats:"
 JOBS = PREFIX + "jobs"
+DELIVERIES = PREFIX + "deliveries"
+SENDING = PREFIX + "sending"
+LINE = PREFIX + "line"
+SLOW = PREFIX + "slow:"
 FINISHED = PREFIX + "finished"
 COLLAPSE = PREFIX + "collapse"
 SEQUENCE = PREFIX + "sequence"

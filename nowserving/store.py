@@ -25,9 +25,11 @@ from nowserving.trip import Arrived, Replicas, Script, Trips
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-UNDER_A_CLAIM = ("begin", "progress", "append", "finish", "release")
-WRITES = ("enqueue", "take", *UNDER_A_CLAIM, "cancel", "renew", "leave", "reap", "reconcile")
-READS = ("look", "positions", "list", "queues", "workers", "read", "mended")
+UNDER_A_CLAIM = ("begin", "progress", "append", "finish", "release", "settle")
+WRITES = ("enqueue", "take", *UNDER_A_CLAIM, "cancel", "renew", "leave", "reap", "reconcile", "redeliver")
+READS = ("look", "positions", "list", "queues", "workers", "read", "mended", "deliveries", "letters", "tally")
+SHARED = ("guard", "prelude", "place", "report", "story", "life")
+"""What stands before each script, in this order."""
 SCRIPTS = WRITES + READS
 
 CONNECT_SECONDS = 1.0
@@ -43,7 +45,7 @@ CONFIRMING_TRIPS = 16
 def source(script: str) -> str:
     """A script's Lua text with the key names and what all scripts share before it."""
     folder = files("nowserving") / "lua"
-    parts = [(folder / f"{name}.lua").read_text("utf-8") for name in ("guard", "prelude", script)]
+    parts = [(folder / f"{name}.lua").read_text("utf-8") for name in (*SHARED, script)]
     return keys.lua_constants() + "".join(parts)
 
 

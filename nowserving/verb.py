@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from nowserving.answer import Beat, Enqueued, Look, Queue, Reaped, Reconciled, Standing, Suspect, Taken, Unfit, Wait
-from nowserving.call import Args, Call, Reply, csv, or_empty, pairs, read_said, to_float, to_sequence
+from nowserving.call import Args, Call, Reply, csv, or_empty, pairs, read_deliveries, read_said, to_float, to_sequence
 from nowserving.errors import IdempotencyConflictError, JobFinishedError, JobNotFoundError, QueueFullError, RecordError
 from nowserving.event import Event
 from nowserving.job import Job, Status
@@ -212,11 +212,7 @@ def reconcile(
 
 def mended() -> Call[dict[str, int]]:
     """How often reconcile has mended what, since ever."""
-
-    def parse(reply: Reply) -> dict[str, int]:
-        return {kind: int(count) for kind, count in pairs(reply).items()}
-
-    return Call("mended", (), parse)
+    return Call("mended", (), lambda reply: {kind: int(count) for kind, count in pairs(reply).items()})
 
 
 def look(job_id: str) -> Call[Look]:
@@ -226,12 +222,13 @@ def look(job_id: str) -> Call[Look]:
         if not reply:
             raise JobNotFoundError(f"there is no job {job_id}; ended jobs are kept for their retain_seconds")
         job = Job.from_fields(pairs(reply[0]))
-        if len(reply) == 1:
-            return Look(job, None)
-        _, position, depth, run_seconds, delayed_until, workers = reply
+        deliveries = tuple(read_deliveries(reply[1]))
+        if len(reply) == 2:
+            return Look(job, None, deliveries)
+        _, _, position, depth, run_seconds, delayed_until, workers = reply
         said = tuple(map(read_said, workers))
         wait = Wait(int(position), int(depth), to_float(run_seconds), to_float(delayed_until), said)
-        return Look(job, wait)
+        return Look(job, wait, deliveries)
 
     return Call("look", (job_id,), parse)
 

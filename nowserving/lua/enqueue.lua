@@ -11,16 +11,6 @@ local function sequence_of(job_id)
   return number(sequence) and sequence
 end
 
--- The next number of the line. Should the counter be lost, it goes on after the last job that is kept.
-local function next_sequence()
-  local sequence = redis.call('INCR', SEQUENCE)
-  if sequence > 1 and sequence < LARGEST then return sequence end
-  local last = redis.call('ZREVRANGEBYSCORE', JOBS, LARGEST - 1, 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  sequence = math.floor(number(last) or 0) + 1
-  redis.call('SET', SEQUENCE, sequence)
-  return sequence
-end
-
 if key ~= '' then
   local seen = redis.call('GET', IDEMPOTENCY .. key)
   if seen then
@@ -49,7 +39,6 @@ end
 if key ~= '' then redis.call('SET', IDEMPOTENCY .. key, ARGV[7] .. ' ' .. id, 'EX', ARGV[8]) end
 redis.call('ZADD', JOBS, sequence, id)
 redis.call('ZREM', FINISHED, id)
-redis.call('ZADD', job.queue, sequence, id)
-wake(model)
+enter(id, job)
 local position = job.lane == 'batch' and normal + batch or normal
 return {'queued', id, tostring(sequence), stamp(now), position, normal + batch + 1}

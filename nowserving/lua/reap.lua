@@ -60,6 +60,7 @@ for _, id in ipairs(forgotten) do
   if status ~= 'queued' and status ~= 'running' then
     redis.call('DEL', JOB .. id, EVENTS .. id)
     redis.call('ZREM', JOBS, id)
+    redis.call('ZREM', DELIVERIES, id)
   end
   redis.call('ZREM', FINISHED, id)
   redis.call('ZREM', COLLAPSE, id)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from nowserving import keys, verb
+from nowserving import keys, letter, verb
 from nowserving.answer import Taken, Unfit
+from nowserving.delivery import Attempt
 from nowserving.errors import (
     IdempotencyConflictError,
     JobFinishedError,
@@ -132,6 +133,7 @@ def test_a_claim_that_is_not_the_jobs_writes_nothing(store: Store, write: str) -
         "append": verb.append(job_id, "old", 0, [1], "x"),
         "finish": verb.finish(job_id, "old", Status.SUCCEEDED, {"text": "x"}),
         "release": verb.release(job_id, "old", "test"),
+        "settle": letter.settle(job_id, "old", "delivered", Attempt(0, 200, 0)),
     }
     before = store.client.hgetall(keys.JOB + job_id), texts(store, job_id)
     assert store.run(calls[write]) is False

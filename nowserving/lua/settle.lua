@@ -1,0 +1,34 @@
+-- One attempt at a delivery is over: the delivery ends, or waits for its next attempt.
+-- ARGV: now, id, claim, status ('succeeded' | 'failed' | 'canceled' | 'queued'), seconds till the next attempt,
+--       the attempt (JSON, one line), slow ('1': its host gave no answer)
+-- Answers: {'done'} · {'lost'}
+-- Promises: counts once, however often it is sent; nothing for a lost claim; the host's next in line is let in.
+even_if_full()
+local SLOW_MS, LOGGED = 60000, 20
+local id, claim, status = ARGV[2], ARGV[3], ARGV[4]
+local job = read(id)
+if not job or not job.host then return {'lost'} end
+local settled, tries, log = unpack(redis.call('HMGET', JOB .. id, 'settled', 'tries', 'log'))
+if settled == claim then return {'done'} end
+if job.claim ~= claim then return {'lost'} end
+unclaim(id, job)
+local lines = {}
+for line in string.gmatch(log or '', '[^\n]+') do lines[#lines + 1] = line end
+lines[#lines + 1] = ARGV[6]
+redis.call('HSET', JOB .. id, 'settled', claim, 'tries', (number(tries) or 0) + 1,
+  'log', table.concat(lines, '\n', math.max(1, #lines - LOGGED + 1)))
+redis.call('HDEL', JOB .. id, 'worker')
+if ARGV[7] == '1' then
+  redis.call('SET', SLOW .. job.host, '1', 'PX', SLOW_MS)
+else
+  redis.call('DEL', SLOW .. job.host)
+end
+add(STATS .. job.model, 'attempts', 1)
+if status ~= 'queued' then
+  close(id, job, status)
+else
+  redis.call('HSET', JOB .. id, 'status', status)
+  redis.call('ZADD', DELAYED .. job.model, now + tonumber(ARGV[5]), id)
+  depart(id, job)
+end
+return {'done'}
