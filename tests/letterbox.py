@@ -68,3 +68,16 @@ def of(store: Store, job_id: str) -> Sequence[Delivery]:
 
 def tick(store: Store) -> None:
     store.run(verb.reap("me", [MODEL, WEBHOOKS], period_seconds=0, max_attempts=3, reap_until=1e12))
+
+
+def reconcile(store: Store) -> list[str]:
+    """A whole round of the check; the kinds of what it has mended."""
+    kinds: list[str] = []
+    cursor = ""
+    while True:
+        page = store.run(verb.reconcile("me", [MODEL, WEBHOOKS], cursor))
+        assert page is not None
+        kinds += [kind for kind, _ in page.mended]
+        cursor = page.cursor
+        if not cursor:
+            return kinds

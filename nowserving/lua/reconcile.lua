@@ -12,22 +12,39 @@ if hold > 0 then
   if holder and holder ~= who and left > 0 and left <= hold then return {'other'} end
   redis.call('SET', RECONCILER, who, 'PX', hold)
 end
--- No lease and no backoff is as long: such a deadline is of a clock that has been put back.
-local FAR, LONGEST_LEASE = now + 1200, 600
+-- No lease and no backoff is as long: such a deadline is of a clock that has been put back. A webhook may wait a week.
+local FAR, LONGEST_LEASE, FAR_ATTEMPT = now + 1200, 600, now + 8 * 86400
 local catalog, last = {}, number(redis.call('GET', SEQUENCE)) or 0
+
+local function list_of(job) return job.host and DELIVERIES or JOBS end
+
+-- A delivery in the queue or under way has a turn; one that waits for a turn stands nowhere else. True if it does wait.
+local function check_turn(id, job, placed, due)
+  local turn = job.host .. ' ' .. id
+  local lined = redis.call('ZSCORE', LINE, turn)
+  if lined and (placed or due) then
+    redis.call('ZREM', LINE, turn)
+    note('queued_twice', id)
+  end
+  if placed and not redis.call('ZSCORE', SENDING, turn) then
+    redis.call('ZADD', SENDING, 0, turn)
+    note('no_turn', id)
+  end
+  return lined and not placed and not due
+end
 
 local function check_queued(id, job)
   local place, due = redis.call('ZSCORE', job.queue, id), redis.call('ZSCORE', DELAYED .. job.model, id)
+  if job.host and check_turn(id, job, place, due) then return end
   if place and due then
     redis.call('ZREM', DELAYED .. job.model, id)
     note('queued_twice', id)
-  elseif due and not (number(due) and number(due) < FAR) then
+  elseif due and not (number(due) and number(due) < (job.host and FAR_ATTEMPT or FAR)) then
     redis.call('ZADD', DELAYED .. job.model, now, id)
     note('delayed_for_ever', id)
   end
   if not due and number(place) ~= job.sequence then
-    redis.call('ZADD', job.queue, job.sequence, id)
-    wake(job.model)
+    enter(id, job)
     note(place and 'queued_out_of_order' or 'queued_nowhere', id)
   end
   if job.start_by and not redis.call('ZSCORE', STARTING .. job.model, id) then
@@ -37,6 +54,7 @@ local function check_queued(id, job)
 end
 
 local function check_running(id, job)
+  if job.host then check_turn(id, job, true) end
   local deadline = number(redis.call('ZSCORE', RUNNING .. job.model, id))
   if not deadline or not job.claim or redis.call('HGET', HELD .. (job.worker or ''), job.claim) ~= id then
     refund(id, job)
@@ -58,7 +76,7 @@ end
 -- All that must hold of a job, but for what stands where it should not: that is found there.
 local function check(id, job, listed)
   if number(listed) ~= job.sequence then
-    redis.call('ZADD', JOBS, job.sequence, id)
+    redis.call('ZADD', list_of(job), job.sequence, id)
     note('unlisted', id)
   elseif job.sequence > last then
     last = job.sequence
@@ -88,6 +106,7 @@ local function visit_listed(id, listed)
     -- One that has ended is forgotten by reap.
     if not redis.call('ZSCORE', FINISHED, id) then
       redis.call('ZREM', JOBS, id)
+      redis.call('ZREM', DELIVERIES, id)
       note('gone', id)
     end
   elseif why ~= NEWER then
@@ -106,15 +125,31 @@ local function visit_place(model, key, name, belongs)
   return function(id)
     local job, why = read(id)
     if job and belongs(job) then
-      if not redis.call('ZSCORE', JOBS, id) then check(id, job) end
+      if not redis.call('ZSCORE', list_of(job), id) then check(id, job) end
     elseif job then
       redis.call('ZREM', key, id)
       note('not_' .. name, id)
-      check(id, job, redis.call('ZSCORE', JOBS, id))
+      check(id, job, redis.call('ZSCORE', list_of(job), id))
     elseif why ~= NEWER then
       set_aside(model, key, id, why)
       note('set_aside', id)
     end
+  end
+end
+
+-- Whose turn it is, or will be, is as its record says; nobody waits for a host that has free turns.
+local function visit_turn(key, name, belongs)
+  return function(turn)
+    local host, id = string.match(turn, '^(%S+) (%S+)$')
+    local job, why = read(id or '')
+    if why == NEWER then return end
+    if not (job and job.host == host and belongs(id, job)) then
+      redis.call('ZREM', key, turn)
+      note('not_' .. name, turn)
+      if job then check(id, job, redis.call('ZSCORE', list_of(job), id)) end
+    end
+    if host and redis.call('ZSCORE', LINE, turn) and count_turns(host) == 0 then note('line_held_up', host) end
+    if host then let_in(host) end
   end
 end
 
@@ -163,8 +198,15 @@ local function visit_deadline(key, visit)
   end
 end
 
-local stages = {{'ZSCAN', JOBS, visit_listed}}
+local stages = {{'ZSCAN', JOBS, visit_listed}, {'ZSCAN', DELIVERIES, visit_listed}}
 local function stage(scan, key, visit) stages[#stages + 1] = {scan, key, visit} end
+stage('ZSCAN', LINE, visit_turn(LINE, 'in_line', function(id, job)
+  return job.status == 'queued' and not redis.call('ZSCORE', job.queue, id)
+    and not redis.call('ZSCORE', DELAYED .. job.model, id)
+end))
+stage('ZSCAN', SENDING, visit_turn(SENDING, 'sending', function(id, job)
+  return job.status == 'running' or job.status == 'queued' and redis.call('ZSCORE', job.queue, id)
+end))
 for i = 6, #ARGV do
   local model = ARGV[i]
   catalog[model] = true
