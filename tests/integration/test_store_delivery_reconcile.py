@@ -23,7 +23,7 @@ def in_all_places(store: Store) -> dict[str, str]:
     names = ("delivered", "dead", "stopped", "delayed", "sending", "queued", "other", "line", "behind")
     jobs = {name: ended(store, receiver(limit=3)) for name in names}
     for name in ("delivered", "dead", "stopped"):
-        assert settle(store, pick(store, name)[0], name)  # type: ignore[arg-type]
+        assert settle(store, pick(store, name)[0], name)
     assert settle(store, pick(store, "delayed")[0], "retry", FAILED, delay=86_400)
     assert len(pick(store, "sending")) == 1
     return {name: of(store, job_id)[0].id for name, job_id in jobs.items()}
