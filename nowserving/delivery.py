@@ -96,7 +96,7 @@ class Delivery:
                 finished_at=_optional_float(fields, "finished_at"),
                 next_attempt_at=_optional_float(fields, "due"),
                 tries=int(fields.get("tries", 0)),
-                attempts=tuple(Attempt.from_json(line) for line in fields.get("log", "").splitlines()),
+                attempts=tuple(Attempt.from_json(line) for line in fields.get("log", "").split("\n") if line),
             )
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise RecordError(f"the record of {fields.get('id', 'a delivery')} cannot be read: {error!r}") from error

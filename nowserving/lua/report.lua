@@ -1,12 +1,21 @@
 -- Put before each script, after place.lua: the deliveries that a job brings about, each in the step that changes the job.
 -- A delivery has a record as a job has, and is taken, leased and lost as a job is: its model is WEBHOOKS.
--- What its receiver is told of the job, so that it outlives the job; large parts are left to a link.
+-- What its receiver is told of the job, kept so that it outlives the job.
 local SAID = {'v', 'id', 'model', 'status', 'lane', 'sequence', 'tokens', 'created_at', 'started_at', 'finished_at',
   'attempt', 'takes', 'generated', 'ran_seconds', 'start_within_seconds', 'timeout_seconds', 'retain_seconds', 'retry_of',
   'metadata', 'error', 'parameters', 'output'}
 local LARGEST_SAID = {output = 12000, parameters = 6000}
 local EVENTS_TOLD = {'started', 'succeeded', 'failed', 'canceled', 'expired'}
 local MOST_RECEIVERS = 8
+
+-- A large output without its text, which is left to a link.
+local function without_text(output)
+  local read, value = pcall(cjson.decode, output)
+  if not read or type(value) ~= 'table' then return nil end
+  value.text = cjson.null
+  local short = cjson.encode(value)
+  return #short <= LARGEST_SAID.output and short or nil
+end
 
 local function tell(id)
   local said, values = {}, redis.call('HMGET', JOB .. id, unpack(SAID))
@@ -16,6 +25,7 @@ local function tell(id)
       said[name] = value
     elseif value then
       said[name .. '_bytes'] = tostring(#value)
+      if name == 'output' then said.output = without_text(value) end
     end
   end
   return cjson.encode(said)

@@ -8,7 +8,7 @@ import pytest
 
 from nowserving import keys, letter, verb
 from nowserving.answer import Tally
-from nowserving.delivery import WEBHOOKS, DeliveryStatus, is_delivery_id
+from nowserving.delivery import WEBHOOKS, Attempt, DeliveryStatus, is_delivery_id
 from nowserving.errors import DeliveryNotFoundError
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store
@@ -87,9 +87,10 @@ def test_each_receiver_hears_of_what_it_asked_for(store: Store) -> None:
 def test_large_parts_of_a_job_are_not_kept_twice(store: Store) -> None:
     job_id = enqueue(store, receiver())
     take(store, "a")
-    store.run(verb.finish(job_id, "a", Status.SUCCEEDED, {"text": "x" * 20_000}))
+    usage = {"prompt_tokens": 3, "completion_tokens": 9000}
+    store.run(verb.finish(job_id, "a", Status.SUCCEEDED, {"text": "x" * 20_000, "usage": usage}))
     said = json.loads(pick(store, "b")[0].fields["said"])
-    assert "output" not in said
+    assert json.loads(said["output"]) == {"text": None, "usage": usage}
     assert int(said["output_bytes"]) > 20_000
 
 
@@ -210,6 +211,13 @@ def test_garbage_for_receivers_stops_no_job(store: Store, garbage: str) -> None:
     store.client.hset(keys.JOB + job_id, "webhook", garbage)
     end(store, job_id)
     assert of(store, job_id) == []
+
+
+def test_an_answer_of_any_characters_is_one_line_of_the_log(store: Store) -> None:
+    job_id = ended(store, receiver())
+    odd = Attempt(at=1000, status=500, seconds=1, answer="a\u2028b\x85c\nd\x1ee\0")
+    assert settle(store, pick(store, "a")[0], "dead", odd)
+    assert of(store, job_id)[0].attempts == (odd,)
 
 
 def test_the_log_keeps_the_last_attempts(store: Store) -> None:
