@@ -11,13 +11,7 @@ from fastapi import Response
 
 from api.outlook import EXPLANATIONS, estimate_wait_seconds, find_reason
 from nowserving.answer import Look, Wait
-from nowserving.job import Job, rfc3339
-
-
-def describe_urls(job_id: str) -> dict[str, str]:
-    """Where to go on from here."""
-    path = f"/v1/jobs/{job_id}"
-    return {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"}
+from nowserving.describe import describe_job
 
 
 def describe_wait(wait: Wait) -> dict[str, Any]:
@@ -32,33 +26,14 @@ def describe_wait(wait: Wait) -> dict[str, Any]:
     }
 
 
-def describe_job(job: Job, wait: Wait | None = None) -> dict[str, Any]:
-    """A job as JSON."""
-    return {
-        "id": job.id,
-        "model": job.model,
-        "status": job.status.value,
-        "lane": job.lane.value,
-        "attempt": job.attempt,
-        "created_at": rfc3339(job.created_at),
-        "started_at": rfc3339(job.started_at),
-        "finished_at": rfc3339(job.finished_at),
-        "queue": describe_wait(wait) if wait else None,
-        "output": job.output,
-        "error": job.error,
-        "parameters": job.parameters.model_dump(),
-        "start_within_seconds": job.start_within_seconds,
-        "timeout_seconds": job.timeout_seconds,
-        "retain_seconds": job.retain_seconds,
-        "metadata": job.metadata,
-        "retry_of": job.retry_of,
-        "urls": describe_urls(job.id),
-    }
+def describe_look(look: Look) -> dict[str, Any]:
+    """A job as JSON, and what it waits for."""
+    return describe_job(look.job, describe_wait(look.wait) if look.wait else None)
 
 
 def answer_look(look: Look, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A job as an HTTP answer."""
-    return answer_json(describe_job(look.job, look.wait), status, headers)
+    return answer_json(describe_look(look), status, headers)
 
 
 def answer_json(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

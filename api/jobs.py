@@ -9,13 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.accept import Accepted, Entry, accept, read_entry, retry_entry
 from api.admission import retry_when_accepted_seconds
-from api.answer import answer_json, answer_look, describe_job
+from api.answer import answer_json, answer_look, describe_look
 from api.front import front_of
 from api.header import read_idempotency_key, read_prefer_wait
 from api.problem import ProblemError
 from api.schema import RETRY, SUBMISSION
 from api.wait import wait_for_end
 from nowserving import verb
+from nowserving.describe import describe_job
 from nowserving.job import Status, is_job_id
 
 CONFIRM_SECONDS = 0.1
@@ -57,7 +58,7 @@ async def submit(request: Request) -> Response:
 
 def _answer_accepted(entry: Entry, accepted: Accepted) -> Response:
     look = accepted.look
-    body = describe_job(look.job, look.wait)
+    body = describe_look(look)
     headers = {"Location": f"/v1/jobs/{look.job.id}"}
     if look.job.id != entry.job_id:
         headers["Idempotency-Replayed"] = "true"

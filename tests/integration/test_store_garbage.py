@@ -13,8 +13,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.answer import describe_job
+from api.answer import describe_look
 from nowserving import keys, verb
+from nowserving.describe import describe_job
 from nowserving.errors import NowservingError, RecordError
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store
@@ -127,7 +128,7 @@ def _reap(store: Store) -> object:
 
 def _show(store: Store, job_id: str) -> None:
     look = store.run(verb.look(job_id))
-    json.dumps(describe_job(look.job, look.wait), allow_nan=False)
+    json.dumps(describe_look(look), allow_nan=False)
 
 
 def _list(store: Store) -> None:
