@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nowserving import __version__
-from nowserving.cli import demo, job, listen, queue, serve, submit, up, worker
+from nowserving.cli import delivery, demo, job, listen, queue, serve, submit, up, worker
 from nowserving.cli.failure import Group
 
 app = typer.Typer(
@@ -45,4 +45,6 @@ app.command()(job.cancel)
 app.command()(job.retry)
 app.command()(queue.queues)
 app.command()(worker.workers)
+app.command()(delivery.deliveries)
+app.command()(delivery.redeliver)
 app.command()(listen.listen)

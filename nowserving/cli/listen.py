@@ -15,7 +15,7 @@ from nowserving.cli.failure import StartError
 from nowserving.cli.interrupt import Interrupt, Interrupted
 from nowserving.cli.port import make_url
 from nowserving.cli.receiver import Received, Receiver
-from nowserving.cli.table import shorten
+from nowserving.cli.table import shorten, tame
 from nowserving.secret import check_secret
 from nowserving.settings import load_settings
 
@@ -105,7 +105,7 @@ def print_line(received: Received) -> None:
     line = "  ".join([f"{received.at:%H:%M:%S}", *(shorten(word, TEXT_LENGTH) for word in words), verdict])
     if received.text:
         line += f"  {shorten(received.text, TEXT_LENGTH)}"
-    typer.echo("".join(c if c.isprintable() else "\ufffd" for c in line))
+    typer.echo(tame(line))
 
 
 def print_json(received: Received) -> None:

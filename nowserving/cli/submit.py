@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -42,6 +42,10 @@ def submit(
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Kept with the job; repeatable.")
     ] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Who is called when it has ended.")] = None,
+    webhook_events: Annotated[
+        str | None, typer.Option(metavar="EVENT,…", help="What it is called for.", show_default="all but job.started")
+    ] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key makes the same job.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and print the text.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")] = False,
@@ -67,6 +71,7 @@ def submit(
             timeout_seconds=timeout_seconds,
             retain_seconds=retain_seconds,
             metadata=parse_metadata(metadata or []),
+            webhook=parse_webhook(webhook, webhook_events),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -120,6 +125,15 @@ def parse_messages(given: Sequence[str], prompt: str | None = None) -> list[dict
     if prompt is not None:
         messages.append({"role": "user", "content": prompt})
     return messages
+
+
+def parse_webhook(url: str | None, events: str | None) -> dict[str, Any] | None:
+    """Who is called, and for which events, apart by commas. Raises BadParameter."""
+    if url is None:
+        if events is not None:
+            raise typer.BadParameter("--webhook-events wants a --webhook")
+        return None
+    return {"url": url} | ({} if events is None else {"events": [word.strip() for word in events.split(",")]})
 
 
 def parse_metadata(given: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from nowserving.client import Job
+from nowserving.client import Delivery, Job
+from nowserving.delivery import DeliveryStatus
 from nowserving.job import Status
 
 STATUS_STYLES = {
@@ -20,6 +21,14 @@ STATUS_STYLES = {
     Status.FAILED: "red",
     Status.CANCELED: "dim",
     Status.EXPIRED: "magenta",
+}
+
+DELIVERY_STYLES = {
+    DeliveryStatus.PENDING: "yellow",
+    DeliveryStatus.SENDING: "cyan",
+    DeliveryStatus.DELIVERED: "green",
+    DeliveryStatus.DEAD: "red",
+    DeliveryStatus.STOPPED: "dim",
 }
 
 WIDE = 110
@@ -66,6 +75,37 @@ def draw_job(job: Job) -> Table:
     if job.error:
         table.add_row("error", Text(f"{job.error.get('code')}: {job.error.get('message')}", style="red"))
     return table
+
+
+def draw_deliveries(deliveries: Iterable[Delivery], width: int = WIDE) -> Table:
+    """Webhook deliveries, one a line; where they go is left out on a narrow screen."""
+    table = _table(
+        ("delivery", "status", "attempts", "text", *(("url",) if width >= WIDE else ())), right=("attempts",)
+    )
+    for delivery in deliveries:
+        said = explain_attempt(delivery.attempts[-1]) if delivery.attempts else ""
+        if delivery.next_attempt_at:
+            said = ", ".join(filter(None, (said, f"again at {delivery.next_attempt_at.partition('.')[0]}Z")))
+        status = Text(delivery.status.value, style=DELIVERY_STYLES[delivery.status])
+        where = (Text(delivery.url),) if width >= WIDE else ()
+        table.add_row(delivery.id, status, str(delivery.attempt_count), Text(tame(said)), *where)
+    return table
+
+
+def draw_attempts(delivery: Delivery) -> Table:
+    """A delivery's attempts, one a line."""
+    table = _table(("at", "seconds", "text"), right=("seconds",))
+    for attempt in delivery.attempts:
+        said = tame(f"{explain_attempt(attempt)} {shorten(str(attempt.get('answer') or ''), 60)}")
+        took = f"{float(attempt.get('latency_seconds') or 0):.3f}"
+        table.add_row(str(attempt.get("at")), took, Text(said))
+    return table
+
+
+def explain_attempt(attempt: Mapping[str, Any]) -> str:
+    """What came of one attempt to deliver."""
+    status = attempt.get("status")
+    return f"HTTP {status}" if status is not None else str(attempt.get("error") or "no answer")
 
 
 def draw_queues(queues: Iterable[Mapping[str, Any]]) -> Table:
@@ -130,6 +170,11 @@ def shorten(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def tame(text: str) -> str:
+    """What strangers sent, so that no character of it moves the cursor or colours the screen."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def run_seconds(job: Job) -> float | None:
     """How long the job ran, by the API's clock."""
     if not job.started_at or not job.finished_at:
@@ -152,5 +197,6 @@ def _table(columns: Sequence[str], right: Sequence[str] = ("tokens",)) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         justify: JustifyMethod = "right" if name in right else "left"
-        table.add_column(name, justify=justify, no_wrap=name != "text", min_width=30 if name == "job" else None)
+        least = {"job": 30, "delivery": 40}.get(name)
+        table.add_column(name, justify=justify, no_wrap=name != "text", min_width=least)
     return table

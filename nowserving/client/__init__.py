@@ -1,6 +1,6 @@
 """The Python SDK: `Client` talks HTTP to the API. What it repeats by itself can never make a job twice."""
 
-from nowserving.client.answer import Job, JobEvent, JobPage
+from nowserving.client.answer import Delivery, DeliveryPage, Job, JobEvent, JobPage
 from nowserving.client.client import DEFAULT_URL, Client
 from nowserving.client.error import ApiError, ApiUnreachableError, WaitTimeoutError
 
@@ -9,6 +9,8 @@ __all__ = [
     "ApiError",
     "ApiUnreachableError",
     "Client",
+    "Delivery",
+    "DeliveryPage",
     "Job",
     "JobEvent",
     "JobPage",

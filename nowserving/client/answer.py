@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from httpx_sse import ServerSentEvent
 
+from nowserving.delivery import DeliveryStatus
 from nowserving.event import is_terminal
 from nowserving.job import Status
 
@@ -48,6 +49,40 @@ class JobPage:
     """Some jobs, newest first; `next_cursor` asks for those before them."""
 
     jobs: tuple[Job, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A webhook on its way: one `event` of one `job` for one receiver. Each of `attempts`, the last ones made, has
+    `at`, `status`, `latency_seconds`, `error` and `answer`. `raw` is the whole answer.
+    """
+
+    id: str
+    job: str
+    event: str
+    url: str
+    status: DeliveryStatus
+    receiver: str | None = None
+    attempt_count: int = 0
+    created_at: str = ""
+    next_attempt_at: str | None = None
+    finished_at: str | None = None
+    attempts: Sequence[Mapping[str, Any]] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> Self:
+        """Read the API's JSON; unknown fields stay in `raw`."""
+        known = {name: answer[name] for name in cls.__dataclass_fields__ if answer.get(name) is not None}
+        return cls(**{**known, "status": DeliveryStatus(answer["status"]), "raw": answer})
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """Some deliveries, newest first; `next_cursor` asks for those before them."""
+
+    deliveries: tuple[Delivery, ...]
     next_cursor: str | None
 
 

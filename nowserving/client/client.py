@@ -16,7 +16,7 @@ import httpx
 from httpx_sse import EventSource
 
 from nowserving import __version__
-from nowserving.client.answer import Job, JobEvent, JobPage
+from nowserving.client.answer import Delivery, DeliveryPage, Job, JobEvent, JobPage
 from nowserving.client.error import ApiError, ApiUnreachableError, WaitTimeoutError, explain_transport, read_problem
 from nowserving.client.retry import Retry
 from nowserving.errors import NowservingError, SettingsError
@@ -81,10 +81,12 @@ class Client:
         timeout_seconds: float | None = None,
         retain_seconds: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        webhook: str | Mapping[str, Any] | None = None,
         **parameters: Any,
     ) -> Job:
         """Submit a job; `parameters` are max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed,
-        stop, stop_token_ids and ignore_eos.
+        stop, stop_token_ids and ignore_eos. `webhook` is who is called when it has ended: a URL, or an object with
+        `url`, and if need be `events` and `secret`.
 
         The key, made here if none is given, makes every repetition the same job.
         """
@@ -98,6 +100,7 @@ class Client:
             "timeout_seconds": timeout_seconds,
             "retain_seconds": retain_seconds,
             "metadata": dict(metadata) if metadata else None,
+            "webhook": {"url": webhook} if isinstance(webhook, str) else webhook,
         }
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         if wait_seconds is not None:
@@ -186,6 +189,28 @@ class Client:
         cursor = answer.get("next_cursor")
         jobs = tuple(Job.from_answer(entry) for entry in answer["data"])
         return JobPage(jobs, None if cursor is None else str(cursor))
+
+    def deliveries(
+        self,
+        job_id: str | None = None,
+        status: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> DeliveryPage:
+        """List kept webhook deliveries, newest first; those of one job all at once, in the order of its events."""
+        if job_id is not None:
+            answer = self._send("GET", _path(job_id, "deliveries"))
+            entries = [entry for entry in answer["data"] if status in (None, entry.get("status"))]
+        else:
+            params = _given({"status": status, "cursor": cursor, "limit": limit})
+            answer = self._send("GET", "/v1/deliveries", params=params)
+            entries = answer["data"]
+        cursor = answer.get("next_cursor")
+        return DeliveryPage(tuple(map(Delivery.from_answer, entries)), None if cursor is None else str(cursor))
+
+    def redeliver(self, delivery_id: str) -> Delivery:
+        """Send a webhook once more, under the same id; harmless to repeat while it is on its way."""
+        return Delivery.from_answer(self._send("POST", f"/v1/deliveries/{quote(delivery_id, safe='')}/redeliver"))
 
     def queues(self) -> list[dict[str, Any]]:
         """How each model's queue stands."""

@@ -62,6 +62,11 @@ def test_metadata_is_read_and_checked() -> None:
         ["submit", "smollm2", "hello", "--message", "user:hello"],
         ["submit", "smollm2", "hello", "--wait", "--stream"],
         ["submit", "smollm2", "hello", "--max-new-tokens", "many"],
+        ["submit", "smollm2", "hello", "--webhook-events", "job.failed"],
+        ["deliveries", "--status", "lost"],
+        ["redeliver"],
+        ["listen"],
+        ["listen", "65536"],
         ["job"],
         ["jobs", "--status", "lost"],
         ["no-such-command"],
@@ -96,6 +101,28 @@ def test_each_parameter_has_an_option_and_only_those_given_are_sent(monkeypatch:
         {**plain, "min_p": 0.1, "repetition_penalty": 1.2, "ignore_eos": True, "stop_token_ids": [2]},
         {**plain, "stop_token_ids": [2, 7], "stop": ["x"], "top_k": 3},
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "webhook"),
+    [
+        (["--webhook", "https://a.example/x"], {"url": "https://a.example/x"}),
+        (
+            ["--webhook", "https://a.example", "--webhook-events", "job.started, job.failed"],
+            {"url": "https://a.example", "events": ["job.started", "job.failed"]},
+        ),
+    ],
+)
+def test_who_is_called_is_sent(words: list[str], webhook: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+
+    def note(self: Client, model: str, **options: Any) -> Job:
+        sent.append(options["webhook"])
+        return Job("job_1", model, Status.QUEUED)
+
+    monkeypatch.setattr(Client, "submit", note)
+    assert runner.invoke(app, ["submit", "smollm2", "hi", *words]).exit_code == 0
+    assert sent == [webhook]
 
 
 def test_every_parameter_of_a_job_has_an_option() -> None:

@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console
 
 from nowserving.cli.table import (
+    draw_attempts,
+    draw_deliveries,
     draw_job,
     draw_jobs,
     draw_queues,
@@ -16,7 +18,7 @@ from nowserving.cli.table import (
     run_seconds,
     shorten,
 )
-from nowserving.client import Job
+from nowserving.client import Delivery, Job
 
 ANSWER: dict[str, Any] = {
     "id": "job_01k0000000000000000000000a",
@@ -111,3 +113,46 @@ def test_a_wait_is_explained_by_what_is_known(queue: dict[str, Any], words: str)
 def test_long_texts_become_one_short_line() -> None:
     assert shorten("a\n b", 5) == "a b"
     assert shorten("abcdefgh", 5) == "abcd…"
+
+
+ATTEMPT = {"at": "2026-01-01T00:00:03.600Z", "status": 500, "latency_seconds": 0.0213, "error": None, "answer": "a\nb"}
+DELIVERY: dict[str, Any] = {
+    "id": "dlv_01k0000000000000000000000a_succeeded",
+    "job": ANSWER["id"],
+    "event": "job.succeeded",
+    "url": "https://hooks.example/jobs",
+    "receiver": None,
+    "status": "pending",
+    "attempt_count": 1,
+    "created_at": "2026-01-01T00:00:03.500Z",
+    "next_attempt_at": "2026-01-01T00:00:08.700Z",
+    "finished_at": None,
+    "attempts": [ATTEMPT],
+    "a field of a later version": 1,
+}
+
+
+def test_a_delivery_says_how_it_went_and_when_it_goes_again() -> None:
+    delivery = Delivery.from_answer(DELIVERY)
+    wide = rendered(draw_deliveries([delivery]))
+    assert f"{delivery.id}  pending         1  HTTP 500, again at 2026-01-01T00:00:08Z  {delivery.url}" in wide
+    narrow = rendered(draw_deliveries([delivery], 80), 80)
+    assert delivery.id in narrow
+    assert "hooks.example" not in narrow
+    assert "2026-01-01T00:00:03.600Z    0.021  HTTP 500 a b" in rendered(draw_attempts(delivery))
+
+
+def test_a_delivery_that_found_nobody_says_why() -> None:
+    refused = {**ATTEMPT, "status": None, "error": "connection refused", "answer": ""}
+    dead = {**DELIVERY, "status": "dead", "next_attempt_at": None, "attempts": [ATTEMPT, refused]}
+    assert "dead           1  connection refused" in rendered(draw_deliveries([Delivery.from_answer(dead)]))
+    unsent = Delivery.from_answer({**DELIVERY, "next_attempt_at": None, "attempts": [], "attempt_count": 0})
+    assert "pending         0" in rendered(draw_deliveries([unsent]))
+
+
+def test_no_answer_of_a_receiver_colours_the_screen() -> None:
+    hostile = {**ATTEMPT, "answer": "\x1b[2Jgone\x9b1m [bold]"}
+    shown = rendered(draw_attempts(Delivery.from_answer({**DELIVERY, "attempts": [hostile]})))
+    assert "[2Jgone" in shown
+    assert "[bold]" in shown
+    assert not {"\x1b", "\x9b"} & set(shown)
