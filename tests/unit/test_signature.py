@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from nowserving.secret import new_secret
 from nowserving.signature import find_fault, sign
 
+ROOT = Path(__file__).parents[2]
 DELIVERY = "dlv_01k0000000000000000000000a_succeeded"
 BODY = '{"type":"job.succeeded","data":{"text":"a\\ud800€"}}'.encode()
 OLD, NEW = new_secret(), new_secret()
@@ -21,6 +26,22 @@ def test_the_official_library_takes_it() -> None:
     assert headers["webhook-signature"].startswith("v1,")
     assert Webhook(NEW).verify(BODY, headers)["type"] == "job.succeeded"
     assert not find_fault([NEW], headers, BODY)
+
+
+def test_the_receiver_in_the_docs_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", NEW)
+    text = (ROOT / "docs" / "webhooks.md").read_text()
+    names: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    content = b'{"type":"job.succeeded","data":{"id":"job_1"}}'
+
+    async def post(secret: str) -> int:
+        transport = httpx.ASGITransport(names["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://docs") as client:
+            headers = sign([secret], DELIVERY, time.time(), content)
+            return (await client.post("/hooks", content=content, headers=headers)).status_code
+
+    assert [asyncio.run(post(secret)) for secret in (NEW, OLD)] == [204, 400]
 
 
 def test_it_is_the_example_of_the_standard() -> None:
