@@ -16,9 +16,16 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _DOTTED = r"(transformers|noop|openai|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _ENGINES = '"transformers", "openai", "noop", "package.module:Class"'
+_CPU = r"^([1-9]\d*(\.\d{1,3})?|0\.\d{1,3}|[1-9]\d*m)$"
+_MEMORY = r"^[1-9]\d*(\.\d+)?([MGT]i?)$"
+_LABEL = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+_LABEL_VALUE = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
 _SERVER_KEYS = ("url", "command", "environment", "served_model", "api_key_env", "start_timeout_seconds")
 PORT = "{port}"
 """Stands in a server's command or environment where a free port is filled in."""
+
+_Label = Annotated[str, StringConstraints(pattern=_LABEL)]
+_LabelValue = Annotated[str, StringConstraints(pattern=_LABEL_VALUE)]
 
 
 class Model(BaseModel):
@@ -45,6 +52,14 @@ class Model(BaseModel):
     served_model: Annotated[str, StringConstraints(min_length=1)] | None = None
     api_key_env: Annotated[str, StringConstraints(pattern=_VARIABLE)] | None = None
     start_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] | None = None
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 0
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = 4
+    batch_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    cpu: Annotated[str, StringConstraints(pattern=_CPU)] = "2"
+    memory: Annotated[str, StringConstraints(pattern=_MEMORY)] = "4Gi"
+    node_selector: dict[_Label, _LabelValue] | None = None
+    load_seconds: Annotated[int, Field(ge=10, le=86400)] = 600
 
 
 class Catalog(Mapping[str, Model]):
@@ -114,6 +129,8 @@ def _parse_model(name: str, table: object, where: str) -> Model:
         raise CatalogError(f"{where}: {_explain(name, error)}") from None
     if model.engine == "transformers" and not model.source:
         raise CatalogError(f"{where}: models.{name}.source is missing: a hub id, a folder, or builtin:smollm2")
+    if model.min_replicas > model.max_replicas:
+        raise CatalogError(f"{where}: models.{name}.min_replicas = {model.min_replicas}: more than max_replicas")
     if wrong := _wrong_server(model):
         raise CatalogError(f"{where}: models.{name}{wrong}")
     return model

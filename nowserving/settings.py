@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nowserving.errors import SettingsError
@@ -33,8 +34,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="NOWSERVING_", frozen=True, extra="ignore")
 
+    redis_password: SecretStr | None = Field(
+        None, description="Redis's password as it is, where REDIS_URL holds none: from a Secret, say."
+    )
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Where Redis is: redis://, rediss:// or unix://."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        validate_default=True,
+        description="Where Redis is: redis://, rediss:// or unix://.",
     )
     host: str = Field("127.0.0.1", description="Address that `nowserving api` and `up` listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port of the API.")
@@ -81,6 +87,10 @@ class Settings(BaseSettings):
         description="Bytes all processes use together above which the gate closes; by default its own share counts.",
     )
 
+    worker_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Port of a worker's own /health and /metrics; 0: none, as several workers on a machine need."
+    )
+
     webhook_secret: Annotated[tuple[SecretStr, ...], *Listed, Field(max_length=2), AfterValidator(_check_secrets)] = (
         Field((), description="`whsec_…` that signs webhooks; while it is changed two, apart by a comma: both sign.")
     )
@@ -113,6 +123,17 @@ class Settings(BaseSettings):
     public_url: Annotated[str, Field(pattern=r"^(https?://[^\s?#@]+)?$")] = Field(
         "", description="Where clients reach the API, for links in webhooks; without it links are paths."
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _put_password(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        """The URL with the password in it, escaped; as it is if it has one of its own."""
+        password: SecretStr | None = info.data.get("redis_password")
+        scheme, found, place = url.get_secret_value().partition("://")
+        user, _, host = place.rpartition("@")
+        if password is None or not password.get_secret_value() or not found or ":" in user:
+            return url
+        return SecretStr(f"{scheme}://{user}:{quote(password.get_secret_value(), safe='')}@{host}")
 
 
 def load_settings(**overrides: object) -> Settings:

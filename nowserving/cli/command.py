@@ -69,6 +69,7 @@ def environment(settings: Settings, root: Path) -> dict[str, str]:
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
     env["PYTHONUNBUFFERED"] = "1"
+    env.pop("NOWSERVING_REDIS_PASSWORD", None)  # it stands in the URL, if it belongs to it
     env["NOWSERVING_REDIS_URL"] = settings.redis_url.get_secret_value()
     env["NOWSERVING_HOST"] = settings.host
     env["NOWSERVING_PORT"] = str(settings.port)
