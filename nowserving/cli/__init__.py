@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nowserving import __version__
-from nowserving.cli import delivery, demo, job, listen, queue, serve, submit, up, worker
+from nowserving.cli import delivery, demo, job, keda, listen, queue, serve, submit, up, worker
 from nowserving.cli.failure import Group
 
 app = typer.Typer(
@@ -48,3 +48,4 @@ app.command()(worker.workers)
 app.command()(delivery.deliveries)
 app.command()(delivery.redeliver)
 app.command()(listen.listen)
+app.add_typer(keda.app, name="keda")

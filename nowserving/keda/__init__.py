@@ -1,0 +1,1 @@
+"""Kubernetes: what a cluster is told of each model, written from the catalog."""
