@@ -43,6 +43,12 @@ class InvalidInputError(NowservingError):
     code = "invalid_input"
 
 
+class WebhookUrlError(NowservingError):
+    """A webhook may not go to that URL; the message says the rule."""
+
+    code = "invalid_webhook_url"
+
+
 class TooLargeError(NowservingError):
     """The job can never fit: over the model's context or the worker's whole memory budget."""
 
