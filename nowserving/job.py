@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from ulid import ULID
 
+from nowserving.delivery import LATEST
 from nowserving.errors import InvalidInputError, JobNotRetryableError, RecordError
 from nowserving.input import Input as Input
 from nowserving.input import Message as Message
@@ -24,9 +25,6 @@ VERSION = 3
 """The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued. A record
 says the oldest version that can read it: 2 only if its parameters are used that came with 2, 3 if it has receivers.
 """
-
-LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-"""Unix seconds that can still be written as a date."""
 
 _ID = re.compile(r"job_[0-7][0-9a-hjkmnp-tv-z]{25}\Z")
 

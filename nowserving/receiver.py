@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from nowserving.delivery import Event
 from nowserving.parameters import STRICT
@@ -43,7 +43,10 @@ class Receiver(BaseModel):
     secret: Annotated[Secret | None, Field(repr=False)] = None
 
 
-_LIST = TypeAdapter(Annotated[tuple[Receiver, ...], Field(max_length=MAX_RECEIVERS, strict=False)])
+_LIST = TypeAdapter(
+    Annotated[tuple[Receiver, ...], Field(max_length=MAX_RECEIVERS, strict=False)],
+    config=ConfigDict(hide_input_in_errors=True),  # secrets
+)
 
 
 def write_receivers(receivers: tuple[Receiver, ...]) -> str:
