@@ -31,6 +31,12 @@ class CatalogError(NowservingError):
     code = "invalid_catalog"
 
 
+class ReceiversError(NowservingError):
+    """The receivers file is wrong; the message names the key and the allowed values."""
+
+    code = "invalid_receivers"
+
+
 class UnknownModelError(NowservingError):
     """The catalog has no model of that name."""
 
