@@ -10,13 +10,14 @@ from fastapi import Request
 from api.admission import admit, retry_when_full_seconds
 from api.body import fingerprint, read_submission
 from api.front import Front
-from api.header import read_idempotency_key
+from api.header import read_api_key, read_idempotency_key, read_traceparent
 from api.outlook import count_slots
 from api.problem import ProblemError
 from nowserving import verb
 from nowserving.answer import Look, Wait
 from nowserving.errors import QueueFullError
 from nowserving.job import Job, Status, Submission, fields_of, new_job_id
+from nowserving.receiver import Receiver
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Entry:
     submission: Submission
     idempotency_key: str
     fingerprint: str
+    receivers: tuple[Receiver, ...]
+    traceparent: str | None
     retry_of: str | None = None
 
 
@@ -47,19 +50,28 @@ async def read_entry(front: Front, request: Request) -> Entry:
         # 53 bits, so that it survives a JavaScript client.
         seeded = submission.parameters.model_copy(update={"seed": secrets.randbits(53)})
         submission = submission.model_copy(update={"parameters": seeded})
-    return Entry(new_job_id(), submission, key, fingerprint(asked) if key else "-")
+    receivers = await front.webhooks.receivers_of(asked.webhook, read_api_key(request.headers))
+    traceparent = read_traceparent(request.headers.getlist("traceparent"))
+    return Entry(new_job_id(), submission, key, fingerprint(asked) if key else "-", receivers, traceparent)
 
 
-def retry_entry(front: Front, job: Job, idempotency_key: str) -> Entry:
-    """An ended job once more, as a new one. Raises JobNotRetryableError, ProblemError or UnknownModelError."""
+def retry_entry(front: Front, job: Job, idempotency_key: str, traceparent: str | None) -> Entry:
+    """An ended job once more, as a new one of the same receivers.
+
+    Raises JobNotRetryableError, ProblemError or UnknownModelError.
+    """
     submission = admit(job.to_submission(), front.catalog)
-    return Entry(new_job_id(), submission, idempotency_key, f"retry:{job.id}", retry_of=job.id)
+    return Entry(
+        new_job_id(), submission, idempotency_key, f"retry:{job.id}", job.receivers, traceparent, retry_of=job.id
+    )
 
 
 async def accept(front: Front, entry: Entry) -> Accepted:
     """Queue the job, or find the one its key made before. Raises ProblemError when the queue is full."""
     submission, settings = entry.submission, front.settings
-    fields = fields_of(submission, seed=0, retry_of=entry.retry_of)
+    fields = fields_of(
+        submission, seed=0, retry_of=entry.retry_of, receivers=entry.receivers, traceparent=entry.traceparent
+    )
     call = verb.enqueue(
         entry.job_id,
         submission.model,
@@ -93,6 +105,8 @@ async def accept(front: Front, entry: Entry) -> Accepted:
         metadata=submission.metadata,
         start_within_seconds=submission.start_within_seconds,
         retry_of=entry.retry_of,
+        receivers=entry.receivers,
+        traceparent=entry.traceparent,
     )
     load = await front.load.recall(submission.model)
     wait = Wait(enqueued.position, enqueued.depth, load.run_seconds, None, load.workers)

@@ -12,6 +12,8 @@ from fastapi import Response
 from api.outlook import EXPLANATIONS, estimate_wait_seconds, find_reason
 from nowserving.answer import Look, Wait
 from nowserving.describe import describe_job
+from nowserving.describe_delivery import describe_webhook, summarize_delivery
+from nowserving.job import Job
 
 
 def describe_wait(wait: Wait) -> dict[str, Any]:
@@ -26,9 +28,17 @@ def describe_wait(wait: Wait) -> dict[str, Any]:
     }
 
 
+def describe(job: Job, queue: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A job as JSON, with the receiver that it named."""
+    return {**describe_job(job, queue), "webhook": describe_webhook(job)}
+
+
 def describe_look(look: Look) -> dict[str, Any]:
-    """A job as JSON, and what it waits for."""
-    return describe_job(look.job, describe_wait(look.wait) if look.wait else None)
+    """A job as JSON, what it waits for, and what its receivers, if it has any, were told."""
+    body = describe(look.job, describe_wait(look.wait) if look.wait else None)
+    if look.job.receivers:
+        body["deliveries"] = [summarize_delivery(delivery) for delivery in look.deliveries]
+    return body
 
 
 def answer_look(look: Look, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -8,31 +8,38 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import events, health, jobs, models, problem, queues, workers
+from api import deliveries, events, health, jobs, models, problem, queues, workers
 from api.direct import Api
 from api.front import Front
 from api.lifespan import StartInOneSentence
 from api.load import Load
 from api.lookout import Lookout
+from api.names import Names
 from api.pulse import Pulse
 from api.reconcile import Reconciler
 from api.schema import PROBLEMS
+from api.webhook import Webhooks
 from nowserving import __version__
 from nowserving.catalog import Catalog, load_catalog
+from nowserving.delivery import WEBHOOKS
 from nowserving.events import Hub
+from nowserving.receivers import load_receivers
 from nowserving.settings import Settings, load_settings
 from nowserving.store import AsyncStore, connect_async
+from nowserving.target import Policy, Resolver, resolve
 from nowserving.trip import Replicas
 
 
-def create_app(settings: Settings | None = None, catalog: Catalog | None = None) -> FastAPI:
-    """Make an app; what is not given is read from the environment when it starts."""
+def create_app(
+    settings: Settings | None = None, catalog: Catalog | None = None, look_up: Resolver = resolve
+) -> FastAPI:
+    """Make an app; what is not given is read from the environment when it starts. `look_up` finds names' addresses."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         read = settings or load_settings()
         known = catalog or load_catalog(read.models_file)
-        async with _open_front(read, known) as front:
+        async with _open_front(read, known, look_up) as front:
             app.state.front = front
             yield
 
@@ -45,21 +52,25 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
     )
     problem.install(app)
     app.add_middleware(StartInOneSentence)
-    for resource in (jobs, events, models, queues, workers, health):
+    for resource in (jobs, events, deliveries, models, queues, workers, health):
         app.include_router(resource.router, responses=PROBLEMS)
     return app
 
 
 @asynccontextmanager
-async def _open_front(settings: Settings, catalog: Catalog) -> AsyncIterator[Front]:
+async def _open_front(settings: Settings, catalog: Catalog, look_up: Resolver) -> AsyncIterator[Front]:
+    policy = Policy(settings.webhook_allow, settings.webhook_ports)
+    receivers = load_receivers(settings, policy)
+    webhooks = Webhooks(policy, receivers, Names(look_up), settings.webhook_host_concurrency)
+    everything = (*catalog, WEBHOOKS)
     async with AsyncExitStack() as stack:
         replicas = Replicas(settings.wait_replicas, settings.wait_replicas_seconds) if settings.wait_replicas else None
         store = AsyncStore(connect_async(settings.redis_url.get_secret_value()), replicas=replicas)
         stack.push_async_callback(store.close)
-        pulse = Pulse(store, settings, catalog)
+        pulse = Pulse(store, settings, everything)
         stack.push_async_callback(pulse.close)
         await pulse.start()
-        reconciler = Reconciler(store, pulse, catalog)
+        reconciler = Reconciler(store, pulse, everything)
         stack.push_async_callback(reconciler.close)
         reconciler.start()
         hub = Hub(store, settings.max_waiters)
@@ -70,7 +81,7 @@ async def _open_front(settings: Settings, catalog: Catalog) -> AsyncIterator[Fro
         lookout = Lookout(store, load, catalog)
         stack.push_async_callback(lookout.close)
         lookout.start()
-        yield Front(settings, catalog, store, hub, load, lookout, pulse, time.time())
+        yield Front(settings, catalog, store, hub, load, lookout, pulse, webhooks, time.time())
 
 
 app = create_app()

@@ -12,8 +12,14 @@ from starlette.requests import ClientDisconnect
 
 from api.problem import ProblemError
 from nowserving.job import Input, Message, Parameters, Submission
+from nowserving.receiver import Webhook
 
-_MODELS: dict[str, type[BaseModel]] = {"input": Input, "parameters": Parameters, "messages": Message}
+_MODELS: dict[str, type[BaseModel]] = {
+    "input": Input,
+    "parameters": Parameters,
+    "messages": Message,
+    "webhook": Webhook,
+}
 
 
 async def read_submission(request: Request, max_bytes: int) -> Submission:

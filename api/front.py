@@ -9,6 +9,7 @@ from fastapi import Request
 from api.load import Load
 from api.lookout import Lookout
 from api.pulse import Pulse
+from api.webhook import Webhooks
 from nowserving.catalog import Catalog
 from nowserving.events import Hub
 from nowserving.settings import Settings
@@ -26,6 +27,7 @@ class Front:
     load: Load
     lookout: Lookout
     pulse: Pulse
+    webhooks: Webhooks
     started_at: float
     """Unix seconds."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from api.place import Place
 from api.problem import ProblemError
@@ -11,6 +11,7 @@ from api.problem import ProblemError
 _PREFERENCE = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9}(?:\.[0-9]{1,9})?)"?\s*(?:;.*)?\Z', re.IGNORECASE)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
 _EVENT_ID = re.compile(r"(([0-9]{1,20})-([0-9]{1,20}))(?:\.([0-9]{1,20})\.([0-9]{1,20}))?\Z")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
 def read_prefer_wait(values: Iterable[str]) -> float | None:
@@ -29,6 +30,21 @@ def read_idempotency_key(value: str | None) -> str:
     if not _IDEMPOTENCY_KEY.match(value):
         raise ProblemError("invalid_header", "Idempotency-Key must be 1 to 255 printable ASCII characters")
     return value
+
+
+def read_traceparent(values: Sequence[str]) -> str | None:
+    """The trace that a request belongs to (https://www.w3.org/TR/trace-context/), or None; a malformed one is ignored,
+    and so are several, as it says there.
+    """
+    return values[0].strip() if len(values) == 1 and _TRACEPARENT.match(values[0].strip()) else None
+
+
+def read_api_key(headers: Mapping[str, str]) -> str | None:
+    """The key of `Authorization: Bearer KEY`, else of `X-API-Key`. Nobody is let in or kept out by it here."""
+    scheme, _, key = headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return headers.get("x-api-key", "").strip() or None
 
 
 def read_last_event_id(value: str | None) -> Place | str | None:

@@ -9,14 +9,13 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.accept import Accepted, Entry, accept, read_entry, retry_entry
 from api.admission import retry_when_accepted_seconds
-from api.answer import answer_json, answer_look, describe_look
+from api.answer import answer_json, answer_look, describe, describe_look
 from api.front import front_of
-from api.header import read_idempotency_key, read_prefer_wait
+from api.header import read_idempotency_key, read_prefer_wait, read_traceparent
 from api.problem import ProblemError
 from api.schema import RETRY, SUBMISSION
 from api.wait import wait_for_end
 from nowserving import verb
-from nowserving.describe import describe_job
 from nowserving.job import Status, is_job_id
 
 CONFIRM_SECONDS = 0.1
@@ -83,7 +82,7 @@ async def index(
     call = verb.list_jobs(before=cursor, limit=limit, status=status or "", model=model)
     jobs, next_cursor = await front_of(request).store.run(call)
     cursor_text = None if next_cursor is None else str(next_cursor)
-    return answer_json({"data": [describe_job(job) for job in jobs], "next_cursor": cursor_text})
+    return answer_json({"data": [describe(job) for job in jobs], "next_cursor": cursor_text})
 
 
 @router.get("/{job_id}")
@@ -116,17 +115,19 @@ async def cancel(request: Request, job_id: str) -> Response:
 
 @router.post("/{job_id}/retry", status_code=202, openapi_extra=RETRY)
 async def retry(request: Request, job_id: str) -> Response:
-    """Run a job that failed, expired or was canceled anew: a new job with the same input, parameters, seed and
-    clocks, and `retry_of`. What failed with `timeout` would do so again: submit it with a longer `timeout_seconds`.
+    """Run a job that failed, expired or was canceled anew: a new job with the same input, parameters, seed, clocks
+    and receivers, and `retry_of`. What failed with `timeout` would do so again: submit it with a longer
+    `timeout_seconds`.
 
     With an `Idempotency-Key` one new job, however often it is sent.
     """
     check_job_id(job_id)
     front = front_of(request)
     key = read_idempotency_key(request.headers.get("idempotency-key"))
+    traceparent = read_traceparent(request.headers.getlist("traceparent"))
     await front.pulse.ensure()
     found = await front.store.run(verb.look(job_id))
-    entry = retry_entry(front, found.job, key)
+    entry = retry_entry(front, found.job, key, traceparent)
     return _answer_accepted(entry, await accept(front, entry))
 
 

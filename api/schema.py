@@ -22,7 +22,19 @@ _IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     "description": "The same key and body make one job, however often they are sent.",
 }
-RETRY: dict[str, Any] = {"parameters": [_IDEMPOTENCY_KEY]}
+_TRACEPARENT = {
+    "name": "traceparent",
+    "in": "header",
+    "schema": {"type": "string", "example": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+    "description": "The trace (W3C Trace Context) that the job's webhooks carry on.",
+}
+_API_KEY = {
+    "name": "X-API-Key",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": "Whose default receivers are called back; `Authorization: Bearer KEY` says the same.",
+}
+RETRY: dict[str, Any] = {"parameters": [_IDEMPOTENCY_KEY, _TRACEPARENT]}
 SUBMISSION: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -36,6 +48,8 @@ SUBMISSION: dict[str, Any] = {
             "schema": {"type": "string", "example": "wait=30"},
             "description": "`wait=N`: answer with the result if the job ends within N seconds (RFC 7240).",
         },
+        _TRACEPARENT,
+        _API_KEY,
     ],
 }
 

@@ -14,19 +14,26 @@ from api.app import create_app
 from nowserving.catalog import parse_catalog
 from nowserving.cli.port import find_free_port
 from nowserving.settings import Settings
+from nowserving.target import Resolver
 
 MODEL = "noop"
 CATALOG = {"models": {MODEL: {"engine": "noop", "slots": 2, "max_new_tokens": 512}}}
 
 
+def know_nobody(host: str, port: int) -> list[str]:
+    """A resolver that asks nobody."""
+    raise OSError(f"there is no {host}")
+
+
 class ApiServer:
     """One uvicorn with an app of its own; `http` is a client of it."""
 
-    def __init__(self, redis_url: str, **settings: Any) -> None:
+    def __init__(self, redis_url: str, look_up: Resolver = know_nobody, **settings: Any) -> None:
         self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
-        self.app = create_app(Settings(redis_url=SecretStr(redis_url), **settings), parse_catalog(CATALOG, "test"))
+        read = Settings(redis_url=SecretStr(redis_url), **settings)
+        self.app = create_app(read, parse_catalog(CATALOG, "test"), look_up)
         config = uvicorn.Config(self.app, port=self.port, log_level="warning", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

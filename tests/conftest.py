@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import fakeredis
 import pytest
@@ -67,7 +68,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 def start_api(request: pytest.FixtureRequest) -> Callable[..., ApiServer]:
     """`start_api(redis_url, **settings)`: an API process's app over real HTTP, stopped with the test."""
 
-    def start(redis_url: str, **settings: object) -> ApiServer:
+    def start(redis_url: str, **settings: Any) -> ApiServer:
         server = ApiServer(redis_url, **settings)
         request.addfinalizer(server.stop)
         return server.start()

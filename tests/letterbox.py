@@ -1,7 +1,8 @@
-"""Short names for the verbs of deliveries, as the contract's tests use them."""
+"""Short names for the verbs of deliveries, as the contract's tests use them, and for bringing deliveries about."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 
 from nowserving import letter, verb
@@ -9,11 +10,15 @@ from nowserving.answer import Taken
 from nowserving.delivery import WEBHOOKS, Attempt, Delivery
 from nowserving.job import Status, Submission, fields_of, new_job_id
 from nowserving.receiver import Receiver
+from nowserving.secret import new_secret
 from nowserving.store import Store
+from tests.api_server import ApiServer
 from tests.board import LEASE, MODEL, take
+from tests.fake_worker import FakeWorker
 
 FAILED = Attempt(at=1000.0, status=500, seconds=0.25, answer="no")
 DONE = Attempt(at=1000.0, status=204, seconds=0.25)
+HOOK = {"url": "https://hooks.example/a", "secret": new_secret()}
 
 
 def receiver(host: str = "example.com:443", limit: int = 8, **more: object) -> Receiver:
@@ -49,6 +54,36 @@ def pick(store: Store, *claims: str, worker: str = "d") -> list[Taken]:
     answer = store.run(call)
     assert isinstance(answer, tuple)
     return list(answer)
+
+
+def pick_one(store: Store) -> Taken:
+    """Take a delivery, which is there."""
+    (taken,) = pick(store, secrets.token_hex(8))
+    return taken
+
+
+def beat(store: Store, worker: str = "d") -> None:
+    """Let a deliverer say that it lives."""
+    said = {"state": "ready", "slots": 32, "running": 0, "gate": {"open": True, "reason": None}, "pid": 7}
+    call = verb.renew(
+        WEBHOOKS,
+        worker,
+        [],
+        lease_seconds=LEASE,
+        draining=False,
+        blocked=False,
+        reap_until=0,
+        max_attempts=3,
+        info=said,
+    )
+    store.run(call)
+
+
+def fail(api: ApiServer, worker: FakeWorker) -> str:
+    """Submit a job that calls back, and let it fail; its id."""
+    job_id = api.submit_id(webhook=HOOK)
+    worker.finish(worker.begin(), "broke", Status.FAILED)
+    return job_id
 
 
 def settle(

@@ -101,6 +101,18 @@ def test_a_wrong_catalog_is_refused_in_one_sentence(
     assert "models.m.slots" in said_in_one_sentence(output)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"webhook_allow": "10.0.0.0/33"}, "NOWSERVING_WEBHOOK_ALLOW"), ({"receivers_file": "/nowhere"}, "/nowhere")],
+)
+def test_wrong_receivers_are_refused_in_one_sentence(
+    start: Callable[..., Process], redis_url: str, settings: dict[str, str], says: str
+) -> None:
+    code, output = start(redis_url=redis_url, **settings).end()
+    assert code != 0
+    assert says in said_in_one_sentence(output)
+
+
 def test_it_stops_at_once_though_clients_read_and_wait(
     start: Callable[..., Process], redis_url: str, eventually: Eventually
 ) -> None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.header import id_before, precedes, read_idempotency_key, read_last_event_id, read_prefer_wait
+from api.header import (
+    id_before,
+    precedes,
+    read_api_key,
+    read_idempotency_key,
+    read_last_event_id,
+    read_prefer_wait,
+    read_traceparent,
+)
 from api.place import Place
 from api.problem import ProblemError
 
@@ -101,6 +109,51 @@ def test_any_other_last_event_id_is_refused(text: str) -> None:
 def test_near_misses_of_an_event_id_are_refused(text: str) -> None:
     with pytest.raises(ProblemError):
         read_last_event_id(text)
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize("flags", ["00", "01", "ff"])
+def test_a_traceparent_is_kept_as_it_is(flags: str) -> None:
+    assert read_traceparent([f" 00-{TRACE}-{SPAN}-{flags}"]) == f"00-{TRACE}-{SPAN}-{flags}"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [""],
+        [f"00-{TRACE}-{SPAN}"],
+        [f"00-{TRACE}-{SPAN}-01-x"],
+        [f"00-{TRACE.upper()}-{SPAN}-01"],
+        [f"00-{'0' * 32}-{SPAN}-01"],
+        [f"00-{TRACE}-{'0' * 16}-01"],
+        [f"00-{TRACE[1:]}-{SPAN}-01"],
+        [f"00-{TRACE}-{SPAN}-1"],
+        [f"ff-{TRACE}-{SPAN}-01"],
+        [f"00-{TRACE}-{SPAN}-01"] * 2,
+    ],
+)
+def test_any_other_traceparent_is_ignored(values: list[str]) -> None:
+    assert read_traceparent(values) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({}, None),
+        ({"authorization": "Bearer k1"}, "k1"),
+        ({"authorization": "bearer  k1 "}, "k1"),
+        ({"authorization": "Bearer k1", "x-api-key": "k2"}, "k1"),
+        ({"authorization": "Basic k1", "x-api-key": "k2"}, "k2"),
+        ({"authorization": "Bearer", "x-api-key": " k2 "}, "k2"),
+        ({"authorization": "Basic k1"}, None),
+        ({"x-api-key": " "}, None),
+    ],
+)
+def test_the_api_key(headers: dict[str, str], key: str | None) -> None:
+    assert read_api_key(headers) == key
 
 
 def test_no_last_event_id_means_from_the_first() -> None:

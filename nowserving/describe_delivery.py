@@ -1,0 +1,47 @@
+"""A delivery as it is shown. Pure; nothing here has ever a secret in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nowserving.delivery import Delivery
+from nowserving.job import Job, rfc3339
+
+
+def describe_webhook(job: Job) -> dict[str, Any] | None:
+    """The receiver that the job itself named, if it did."""
+    own = next((receiver for receiver in job.receivers if receiver.name is None), None)
+    return {"url": own.url, "events": list(own.events)} if own else None
+
+
+def summarize_delivery(delivery: Delivery) -> dict[str, Any]:
+    """How it stands, in a job's answer."""
+    return {
+        "id": delivery.id,
+        "event": delivery.event,
+        "receiver": delivery.receiver,
+        "url": delivery.url,
+        "status": delivery.status.value,
+        "attempt_count": delivery.tries,
+        "next_attempt_at": rfc3339(delivery.next_attempt_at),
+    }
+
+
+def describe_delivery(delivery: Delivery) -> dict[str, Any]:
+    """All of it; `attempt_count` counts from its birth or its redelivery, `attempts` are the last 20 ever made."""
+    return {
+        **summarize_delivery(delivery),
+        "job": delivery.job_id,
+        "created_at": rfc3339(delivery.created_at),
+        "finished_at": rfc3339(delivery.finished_at),
+        "attempts": [
+            {
+                "at": rfc3339(attempt.at),
+                "status": attempt.status,
+                "latency_seconds": attempt.seconds,
+                "error": attempt.error,
+                "answer": attempt.answer,
+            }
+            for attempt in delivery.attempts
+        ],
+    }
