@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import deliveries, events, health, jobs, models, problem, queues, workers
+from api import deliveries, events, health, jobs, metrics, models, problem, queues, workers
 from api.direct import Api
 from api.front import Front
 from api.lifespan import StartInOneSentence
@@ -52,7 +52,7 @@ def create_app(
     )
     problem.install(app)
     app.add_middleware(StartInOneSentence)
-    for resource in (jobs, events, deliveries, models, queues, workers, health):
+    for resource in (jobs, events, deliveries, models, queues, workers, health, metrics):
         app.include_router(resource.router, responses=PROBLEMS)
     return app
 
