@@ -17,6 +17,7 @@ from nowserving.errors import ClaimLostError, NowservingError
 from nowserving.settings import Settings, load_settings
 from workers import transport
 from workers.lease import Lease
+from workers.serving import Serving
 from workers.worker import Worker
 
 log = logging.getLogger("nowserving.worker")
@@ -65,21 +66,21 @@ app.conf.update(
 
 app.amqp.Connection = transport.Connection
 
-_worker: Worker | None = None
+_serving: Serving | None = None
 
 
 @app.task(name=transport.TASK)
 def generate(job_id: str, claim: str) -> str:
     """Run a job that this worker has taken; without a valid claim of this worker it refuses."""
-    if _worker is None:
+    if _serving is None:
         raise ClaimLostError("this process takes no jobs")
-    return _worker.generation.run(job_id, claim)
+    return _serving.run(job_id, claim)
 
 
 @signals.celeryd_init.connect
 def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
     """Read the model from -Q, before Celery builds its pool: slots = threads."""
-    global _worker
+    global _serving
     named = options.get("queues") or []
     queues = named.split(",") if isinstance(named, str) else list(named)
     models = [model for model in map(keys.model_of_queue, queues) if model]
@@ -87,11 +88,11 @@ def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
         if len(models) != 1:
             known = ", ".join(keys.queue(name) for name in catalog)
             raise NowservingError(f"a worker serves one model: -Q must name one of {known}")
-        _worker = Worker(settings, catalog[models[0]])
+        _serving = Worker(settings, catalog[models[0]])
     except NowservingError as error:
         sys.stderr.write(f"nowserving: {error.message}\n")
         sys.exit(os.EX_CONFIG)
-    conf.worker_concurrency = _worker.model.slots
+    conf.worker_concurrency = _serving.slots
 
 
 @signals.after_setup_logger.connect
@@ -105,44 +106,43 @@ def quiet(**_: Any) -> None:
 @signals.worker_ready.connect
 def start(sender: Consumer, **_: Any) -> None:
     """Celery's loop is up: begin to take. Sent again after each reconnect."""
-    worker = _worker
-    if worker is None:
+    serving = _serving
+    if serving is None:
         return
 
     def hand_over(leases: list[Lease]) -> None:
-        sender.hub.call_soon(_deliver, sender, worker, leases)
+        sender.hub.call_soon(_hand_over, sender, serving, leases)
 
     def consuming() -> bool:
         connection = sender.connection
-        return connection is not None and transport.consumes(connection._transport, keys.queue(worker.model.name))
+        return connection is not None and transport.consumes(connection._transport, serving.queue)
 
     def give_up(sentence: str, code: int) -> None:
         log.critical(sentence)
         state.should_stop = code
         sender.hub.call_soon(lambda: None)
 
-    worker.start(hand_over, consuming, lambda: transport.leave(sender), give_up)
+    serving.start(hand_over, consuming, lambda: transport.leave(sender), give_up)
 
 
-def _deliver(consumer: Consumer, worker: Worker, leases: list[Lease]) -> None:
-    queue = keys.queue(worker.model.name)
+def _hand_over(consumer: Consumer, serving: Serving, leases: list[Lease]) -> None:
     for lease in leases:
         try:
-            message = transport.envelope(queue, lease.job_id, lease.claim)
-            delivered = transport.deliver(consumer.connection.transport, queue, message)
+            message = transport.envelope(serving.queue, lease.job_id, lease.claim)
+            handed = transport.deliver(consumer.connection.transport, serving.queue, message)
         except Exception:
             # An exception here would end Celery's loop.
             log.exception("%s could not be handed to Celery", lease.job_id)
-            delivered = False
-        if not delivered:
-            worker.give_back(lease, "not_consuming")
+            handed = False
+        if not handed:
+            serving.give_back(lease, "not_consuming")
 
 
 @signals.worker_shutting_down.connect
 def drain(how: str = "Warm", **_: Any) -> None:
     """A signal, sent again for each. Celery's loop is about to stop: the drain has a thread of its own."""
-    if _worker is not None:
-        _worker.stop_soon(at_once=how == "Cold")
+    if _serving is not None:
+        _serving.stop_soon(at_once=how == "Cold")
 
 
 class DrainStep(bootsteps.StartStopStep):
@@ -152,8 +152,8 @@ class DrainStep(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         """Celery calls it with its WorkController."""
-        if _worker is not None:
-            _worker.drain()
+        if _serving is not None:
+            _serving.drain()
 
 
 app.steps["worker"].add(DrainStep)
@@ -161,6 +161,6 @@ app.steps["worker"].add(DrainStep)
 
 @signals.worker_shutdown.connect
 def close(**_: Any) -> None:
-    """The pool has stopped: no job runs any more."""
-    if _worker is not None:
-        _worker.close()
+    """The pool has stopped: nothing runs any more."""
+    if _serving is not None:
+        _serving.close()

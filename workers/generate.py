@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from nowserving import verb
 from nowserving.call import Call
@@ -16,20 +15,15 @@ from nowserving.errors import (
     EngineLostError,
     JobTimeoutError,
     NowservingError,
-    StoreFullError,
-    StoreUnavailableError,
 )
 from nowserving.job import Job, Status
 from nowserving.store import Store
 from workers.engines.engine import UNKNOWN, Ended, Engine, FinishReason, Prepared, Prompt
 from workers.inbox import Inbox, Piece
 from workers.lease import Lease, Leases
+from workers.patience import send_patiently
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-RETRY_SECONDS = 0.1
-LONGEST_RETRY_SECONDS = 2.0
 
 
 class Generation:
@@ -94,7 +88,7 @@ class Generation:
         made: list[int] = []
         texts: list[str] = []
         after = "0"
-        while events := self._patiently(lease, verb.read_events({job.id: after}))[job.id]:
+        while events := send_patiently(self._store, lease, verb.read_events({job.id: after}))[job.id]:
             for event in events:
                 if event.type == "restarted":
                     made.clear()
@@ -154,7 +148,7 @@ class Generation:
     def _write(self, lease: Lease, call: Call[bool]) -> None:
         """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""
         with suppress(ClaimLostError):
-            if self._patiently(lease, call):
+            if send_patiently(self._store, lease, call):
                 return
         self._leases.lose([lease.claim])
 
@@ -188,7 +182,7 @@ class Generation:
             last |= {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun, "anew": lease.anew}
         call = verb.finish(lease.job_id, lease.claim, status, result, **last)
         try:
-            return status.value if self._patiently(lease, call) else "lost"
+            return status.value if send_patiently(self._store, lease, call) else "lost"
         except ClaimLostError:
             return "lost"
 
@@ -211,21 +205,10 @@ class Generation:
             max_attempts=self._max_attempts,
         )
         try:
-            self._patiently(lease, call)
+            send_patiently(self._store, lease, call)
         except ClaimLostError:
             return "lost"
         return cause
-
-    def _patiently(self, lease: Lease, call: Call[T]) -> T:
-        """Send until Redis answers, or the lease ends: then nothing that this claim writes would count."""
-        pause = RETRY_SECONDS
-        while True:
-            try:
-                return self._store.run(call)
-            except (StoreUnavailableError, StoreFullError):
-                if lease.lost.wait(pause * (0.5 + secrets.randbelow(100) / 100)):
-                    raise ClaimLostError(f"{lease.job_id}: the lease ended before Redis answered") from None
-                pause = min(2 * pause, LONGEST_RETRY_SECONDS)
 
 
 def _ended(error: EngineError) -> Ended:
