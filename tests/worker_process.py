@@ -19,6 +19,7 @@ class WorkerProcess(ChildProcess):
     """`celery -A workers.app worker -Q …` as a child process of its own group."""
 
     app = "workers.app"
+    model = name = MODEL
 
     def __init__(self, redis_url: str, folder: Path, catalog: str, **settings: object) -> None:
         models_file = folder / f"models-{new_job_id()}.toml"
@@ -29,8 +30,8 @@ class WorkerProcess(ChildProcess):
             **{f"NOWSERVING_{name.upper()}": str(value) for name, value in settings.items()},
         }
         log = folder / f"worker-{new_job_id()}.log"
-        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-Q", keys.queue(MODEL)]
-        options = ["-n", f"{MODEL}-{log.stem}@test", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-Q", keys.queue(self.model)]
+        options = ["-n", f"{self.name}-{log.stem}@test", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
         super().__init__([*command, *options], env, log)
 
 

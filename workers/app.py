@@ -1,4 +1,4 @@
-"""The Celery app: `celery -A workers.app worker -Q nowserving:queue:MODEL`."""
+"""The Celery app: `celery -A workers.app worker -Q nowserving:queue:MODEL`; `@webhooks` for a model: the deliverer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from celery.worker.consumer import Consumer
 
 from nowserving import keys
 from nowserving.catalog import Catalog, load_catalog
+from nowserving.delivery import WEBHOOKS
 from nowserving.errors import ClaimLostError, NowservingError
 from nowserving.settings import Settings, load_settings
 from workers import transport
 from workers.lease import Lease
 from workers.serving import Serving
-from workers.worker import Worker
 
 log = logging.getLogger("nowserving.worker")
 
@@ -72,9 +72,30 @@ _serving: Serving | None = None
 @app.task(name=transport.TASK)
 def generate(job_id: str, claim: str) -> str:
     """Run a job that this worker has taken; without a valid claim of this worker it refuses."""
+    return _run(job_id, claim)
+
+
+@app.task(name=transport.DELIVER)
+def deliver(delivery_id: str, claim: str) -> str:
+    """Send a webhook that this deliverer has taken; without a valid claim of this deliverer it refuses."""
+    return _run(delivery_id, claim)
+
+
+def _run(taken_id: str, claim: str) -> str:
     if _serving is None:
         raise ClaimLostError("this process takes no jobs")
-    return _serving.run(job_id, claim)
+    return _serving.run(taken_id, claim)
+
+
+def serve(model: str) -> Serving:
+    """What serves this queue. Raises NowservingError. A deliverer imports no engine, a worker no webhooks."""
+    if model == WEBHOOKS:
+        from workers.deliverer import Deliverer
+
+        return Deliverer(settings)
+    from workers.worker import Worker
+
+    return Worker(settings, catalog[model])
 
 
 @signals.celeryd_init.connect
@@ -88,7 +109,7 @@ def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
         if len(models) != 1:
             known = ", ".join(keys.queue(name) for name in catalog)
             raise NowservingError(f"a worker serves one model: -Q must name one of {known}")
-        _serving = Worker(settings, catalog[models[0]])
+        _serving = serve(models[0])
     except NowservingError as error:
         sys.stderr.write(f"nowserving: {error.message}\n")
         sys.exit(os.EX_CONFIG)
@@ -129,7 +150,7 @@ def _hand_over(consumer: Consumer, serving: Serving, leases: list[Lease]) -> Non
     for lease in leases:
         try:
             message = transport.envelope(serving.queue, lease.job_id, lease.claim)
-            handed = transport.deliver(consumer.connection.transport, serving.queue, message)
+            handed = transport.hand_over(consumer.connection.transport, serving.queue, message)
         except Exception:
             # An exception here would end Celery's loop.
             log.exception("%s could not be handed to Celery", lease.job_id)

@@ -1,7 +1,7 @@
 """The Celery broker: kombu's Redis transport, but for the job queues.
 
 A job queue's name is its Redis key. Sending to it enqueues a job; nothing is ever popped here, since the worker's taker
-thread takes jobs and hands them to `deliver`. Control, events and every other queue stay kombu's own.
+thread takes jobs and hands them over. Control, events and every other queue stay kombu's own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from kombu.transport import virtual
 from pydantic import ValidationError
 
 from nowserving import keys, verb
+from nowserving.delivery import WEBHOOKS
 from nowserving.errors import InvalidInputError
 from nowserving.job import Submission, fields_of, job_id_of_uuid
 from nowserving.primary import greet
@@ -27,6 +28,8 @@ from nowserving.settings import Settings
 from nowserving.store import Store
 
 TASK = "nowserving.generate"
+DELIVER = "nowserving.deliver"
+"""The task of what is taken from the queue of webhooks."""
 MAX_DEPTH = int(Settings.model_fields["max_depth"].default)
 
 
@@ -41,16 +44,17 @@ def is_job_queue(name: str) -> bool:
 
 
 def envelope(queue: str, job_id: str, claim: str) -> dict[str, Any]:
-    """The Celery message (protocol 2) of a job that was just taken.
+    """The Celery message (protocol 2) of a job or a delivery that was just taken.
 
     The task's id is `job.claim`: Celery remembers revoked ids, and a job taken again must not be discarded for one.
     Fields: https://docs.celeryq.dev/en/stable/internals/protocol.html
     """
+    task = DELIVER if keys.model_of_queue(queue) == WEBHOOKS else TASK
     task_id = f"{job_id}.{claim}"
     return {
         "body": "",
         "job": {"args": (job_id, claim), "kwargs": {}},
-        "headers": {"lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "ignore_result": True},
+        "headers": {"lang": "py", "task": task, "id": task_id, "root_id": task_id, "ignore_result": True},
         "properties": {
             "correlation_id": task_id,
             "delivery_tag": task_id,
@@ -181,7 +185,7 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-def deliver(transport: virtual.Transport, queue: str, message: dict[str, Any]) -> bool:
+def hand_over(transport: virtual.Transport, queue: str, message: dict[str, Any]) -> bool:
     """Hand a taken job's message to Celery, on Celery's loop; False if it does not consume the queue now."""
     callback = transport._callbacks.get(queue)
     if callback is None:
@@ -213,6 +217,8 @@ def read_message(model: str, message: dict[str, Any]) -> tuple[str, Submission]:
     Raises InvalidInputError if the message is anything else: the sender gets it, and nothing is queued.
     """
     headers, properties = message.get("headers") or {}, message["properties"]
+    if model == WEBHOOKS:
+        raise InvalidInputError("nothing can be sent to the queue of webhooks: a webhook is born as its job goes on")
     if headers.get("task") != TASK:
         raise InvalidInputError(f"a job queue takes the task {TASK} alone, not {headers.get('task')!r}")
     body = message["body"]
@@ -244,4 +250,4 @@ def _though_full() -> Iterator[None]:
 
 
 def _is_job_tag(delivery_tag: str) -> bool:
-    return delivery_tag.startswith("job_")
+    return delivery_tag.startswith(("job_", "dlv_"))

@@ -1,0 +1,53 @@
+"""The deliverer: the process that sends webhooks. It takes deliveries as a worker takes jobs, and needs no GPU."""
+
+from __future__ import annotations
+
+from nowserving.delivery import WEBHOOKS
+from nowserving.receivers import load_receivers
+from nowserving.settings import Settings
+from nowserving.target import Policy
+from workers.deliver import Deliveries
+from workers.gate import Closed, Verdict
+from workers.send import Sender
+from workers.serving import Serving
+
+
+class Deliverer(Serving):
+    """Takes deliveries while it has a free thread, and makes one attempt at each."""
+
+    def __init__(self, settings: Settings) -> None:
+        policy = Policy(settings.webhook_allow, settings.webhook_ports)
+        receivers = load_receivers(settings, policy)
+        super().__init__(settings, WEBHOOKS, settings.webhook_concurrency)
+        self._sender = Sender(
+            policy,
+            connect_seconds=settings.webhook_connect_seconds,
+            total_seconds=settings.webhook_timeout_seconds,
+            connections=self.slots,
+        )
+        self._deliveries = Deliveries(
+            self._store,
+            self.leases,
+            self._sender.post,
+            receivers.secrets_of,
+            settings.webhook_retry_seconds,
+            settings.public_url,
+        )
+
+    def run(self, delivery_id: str, claim: str) -> str:
+        """Make one attempt; see Deliveries."""
+        return self._deliveries.run(delivery_id, claim)
+
+    def close(self) -> None:
+        """Let go of what is left once nothing is sent any more."""
+        self._sender.close()
+        super().close()
+
+    def _load(self) -> int:
+        return 1
+
+    def _judge(self) -> Verdict:
+        if self._stops():
+            return Verdict(Closed.DRAINING)
+        free = self.slots - len(self.leases.jobs())
+        return Verdict(None, headroom=1, jobs=free) if free > 0 else Verdict(Closed.SLOTS)
