@@ -1,4 +1,4 @@
-"""The command lines behind `api`, `worker` and `up`, and where the code they run is found. Nothing is started here."""
+"""The command lines behind `api`, `worker`, `deliver` and `up`, and where their code is. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import nowserving
 from nowserving import keys
 from nowserving.cli.failure import StartError
+from nowserving.delivery import WEBHOOKS
 from nowserving.settings import Settings
 
 GRACE_SECONDS = 5
@@ -48,7 +49,16 @@ def worker_command(model: str, name: str = "") -> list[str]:
     """A worker: Celery's own command. The pid makes its name unlike that of another worker on this host; of several
     workers of one model that this process starts, each needs another `name`.
     """
-    options = ["-Q", keys.queue(model), "-n", f"{name or model}-{os.getpid()}@%h", "--loglevel", "INFO"]
+    return _celery_command(model, name or model)
+
+
+def deliver_command() -> list[str]:
+    """A deliverer: the same command for the queue of webhooks."""
+    return _celery_command(WEBHOOKS, "deliver")
+
+
+def _celery_command(model: str, name: str) -> list[str]:
+    options = ["-Q", keys.queue(model), "-n", f"{name}-{os.getpid()}@%h", "--loglevel", "INFO"]
     # Workers need not know of each other: without this a start is a second faster.
     options += ["--without-gossip", "--without-mingle"]
     return [sys.executable, "-m", "celery", "--quiet", "-A", "workers.app", "worker", *options]
@@ -75,8 +85,11 @@ def environment(settings: Settings, root: Path) -> dict[str, str]:
     env["NOWSERVING_PORT"] = str(settings.port)
     env["NOWSERVING_LEASE_SECONDS"] = str(settings.lease_seconds)
     env["NOWSERVING_DRAIN_SECONDS"] = str(settings.drain_seconds)
-    for name in ("data_dir", "cache_dir", "models_file"):
+    env["NOWSERVING_WEBHOOK_ALLOW"] = ",".join(settings.webhook_allow)
+    env["NOWSERVING_WEBHOOK_SECRET"] = ",".join(secret.get_secret_value() for secret in settings.webhook_secret)
+    for name in ("data_dir", "cache_dir", "models_file", "receivers_file"):
         path: Path | None = getattr(settings, name)
+        env.pop(f"NOWSERVING_{name.upper()}", None)
         if path is not None:
             env[f"NOWSERVING_{name.upper()}"] = str(path.expanduser().absolute())
     return env

@@ -16,11 +16,10 @@ from nowserving.cli.interrupt import Interrupt, Interrupted
 from nowserving.cli.port import make_url
 from nowserving.cli.receiver import Received, Receiver
 from nowserving.cli.table import shorten, tame
+from nowserving.cli.webhook_secret import SECRET_FILE
 from nowserving.secret import check_secret
 from nowserving.settings import load_settings
 
-SECRET_FILE = "webhook_secret"
-"""In the data folder: `up` writes it."""
 TICK_SECONDS = 0.2
 TEXT_LENGTH = 60
 

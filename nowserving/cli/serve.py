@@ -1,4 +1,4 @@
-"""`api` and `worker`: become the ecosystem's own command."""
+"""`api`, `worker` and `deliver`: become the ecosystem's own command."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def worker(model: Annotated[str, typer.Argument(help="A model of the catalog.", 
     root = command.find_root("workers")
     command.require("celery", "worker")
     _become(command.worker_command(name), settings, root)
+
+
+def deliver() -> None:
+    """Run a deliverer, which sends webhooks: celery -A workers.app worker -Q nowserving:queue:@webhooks."""
+    settings = load_settings()
+    load_catalog(settings.models_file)
+    root = command.find_root("workers")
+    command.require("celery", "worker")
+    _become(command.deliver_command(), settings, root)
 
 
 def _become(run: list[str], settings: Settings, root: Path) -> None:

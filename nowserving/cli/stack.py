@@ -1,4 +1,4 @@
-"""Everything on one machine: Redis, the API and a worker for each model, started and stopped in order."""
+"""Everything on one machine: Redis, the API, workers and the deliverer, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,9 +16,10 @@ from nowserving.catalog import Catalog
 from nowserving.cli import command, redis_server
 from nowserving.cli.failure import PartError
 from nowserving.cli.interrupt import Interrupt
-from nowserving.cli.part import Part
+from nowserving.cli.part import Part, Restarts
 from nowserving.cli.port import check_port, find_free_port, make_url
 from nowserving.cli.process import Write
+from nowserving.cli.webhook_secret import with_secret
 from nowserving.client import Client
 from nowserving.errors import NowservingError
 from nowserving.settings import Settings
@@ -49,6 +51,9 @@ class Stack:
         self._redis: Part | None = None
         self._api: Part | None = None
         self._workers: dict[str, Part] = {}
+        self._deliverer: Part | None = None
+        self.secret_file: Path | None = None
+        """What webhooks are signed with, once started; None if the settings say it."""
         self._held = ExitStack()
         self.url = make_url(settings.host, self._settings.port)
         self._client = self._held.enter_context(Client(self.url, timeout_seconds=5, retry_seconds=0))
@@ -69,12 +74,17 @@ class Stack:
             self._start_redis()
         else:
             redis_server.check_url(self.redis_url)
+        self._settings, self.secret_file = with_secret(self._settings)
         listen = command.api_command(self._settings.host, self._settings.port)
         env = command.environment(self._settings, self.root)
         self._api = Part("api", listen, env, self.root, self._write)
         self._api.start()
         for model in self._catalog:
             self._start_worker(model, model)
+        # Nobody waits for the deliverer: what it is to send waits for it. Nor does its death at the start end all.
+        run = command.deliver_command()
+        self._deliverer = Part("deliver", run, env, self.root, self._write, restarts=Restarts(ready=True))
+        self._deliverer.start()
         self.wait_till_ready(deadline)
 
     def add_worker(self, model: str) -> None:
@@ -109,12 +119,13 @@ class Stack:
             part.watch()
 
     def stop(self, hurry: bool = False) -> None:
-        """Workers first, which let running jobs finish; then the API; Redis last.
+        """Workers first, which let running jobs finish; then the deliverer, the API, and Redis last.
 
         With `hurry`, and from a second signal on, workers hand back their jobs at once.
         """
         drain_seconds = self._settings.drain_seconds + DRAIN_MARGIN_SECONDS
         self._end([*self._workers.values()], drain_seconds, WORKER_HURRY_SECONDS, hurry)
+        self._end([self._deliverer], drain_seconds, WORKER_HURRY_SECONDS, hurry)
         self._end([self._api], command.GRACE_SECONDS + 2, HURRY_SECONDS)
         self._end([self._redis], REDIS_STOP_SECONDS, HURRY_SECONDS)
         self._held.close()
@@ -162,7 +173,7 @@ class Stack:
             self._interrupt.pause(TICK_SECONDS)
 
     def _parts(self) -> list[Part]:
-        return [part for part in (self._redis, self._api, *self._workers.values()) if part]
+        return [part for part in (self._redis, self._api, *self._workers.values(), self._deliverer) if part]
 
     def _end(
         self, parts: Sequence[Part | None], patience_seconds: float, hurried_seconds: float, hurry: bool = False

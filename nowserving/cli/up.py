@@ -1,4 +1,4 @@
-"""`up`: Redis, the API and a worker for each model on this machine, until Ctrl-C."""
+"""`up`: Redis, the API, a worker for each model and the deliverer on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def up(
         Path | None, typer.Option(help="models.toml.", show_default="NOWSERVING_MODELS_FILE")
     ] = None,
 ) -> None:
-    """Run everything on this machine: Redis, the API, a worker for each model. Ctrl-C stops it; twice: at once."""
+    """Run everything on this machine: Redis, the API, workers, the deliverer. Ctrl-C stops it; twice: at once."""
     given = {"host": host, "port": port, "data_dir": data_dir, "models_file": models_file}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     serve(settings, load_catalog(settings.models_file))
@@ -36,13 +36,15 @@ def up(
 
 def serve(settings: Settings, catalog: Catalog) -> None:
     """Run the parts until a signal comes."""
-    log = Log(Console(highlight=False), ["redis", "api", *catalog])
+    log = Log(Console(highlight=False), ["redis", "api", *catalog, "deliver"])
     try:
         with Interrupt() as interrupt, Stack(settings, catalog, log.write, interrupt) as stack:
             try:
                 stack.start()
                 log.say(f"nowserving is up at {stack.url} (Ctrl-C stops it). Try:")
                 log.say(make_curl(stack.url, next(iter(catalog))))
+                if stack.secret_file:
+                    log.say(f"Webhooks are signed with the secret in {stack.secret_file}")
                 while True:
                     interrupt.pause(TICK_SECONDS)
                     stack.check()

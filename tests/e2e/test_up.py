@@ -18,7 +18,9 @@ from nowserving.answer import Queue
 from nowserving.cli.stack import WORKER_HURRY_SECONDS
 from nowserving.client import Client
 from nowserving.job import Job, Status
+from nowserving.secret import check_secret
 from nowserving.store import Store, connect
+from tests.mailbox import Mailbox
 from tests.redis_server import RedisServer, find_program
 from tests.up_process import ROOT, UpProcess, eventually, make_env
 
@@ -60,7 +62,7 @@ def test_a_signal_stops_everything_in_order_and_exits_0(tmp_path: Path, number: 
         with Client(up.url) as client:
             job = client.submit("noop", "hello", max_new_tokens=4)
             assert client.wait(job.id, 20).status is Status.SUCCEEDED
-        assert len(up.children()) == 3
+        assert len(up.children()) == 4
         up.send(number)
         assert up.wait() == 0
         assert up.children() == {}
@@ -81,7 +83,7 @@ def test_what_was_accepted_survives_a_restart(tmp_path: Path) -> None:
 def test_kill_9_of_up_leaves_no_process(tmp_path: Path) -> None:
     with UpProcess(tmp_path) as up:
         assert up.url
-        assert len(up.children()) == 3
+        assert len(up.children()) == 4
         up.send(signal.SIGKILL)
         up.wait()
         eventually(lambda: not up.children())
@@ -93,6 +95,38 @@ def test_a_signal_while_it_starts_leaves_no_process(tmp_path: Path) -> None:
         up.send(signal.SIGTERM)
         assert up.wait() == 0
         assert up.children() == {}
+
+
+def test_webhooks_are_signed_with_a_secret_that_is_made_once(tmp_path: Path) -> None:
+    secrets = []
+    for _ in range(2):
+        with UpProcess(tmp_path) as up:
+            assert up.url
+            path = tmp_path / "data" / "webhook_secret"
+            eventually(lambda path=path, up=up: f"signed with the secret in {path}" in up.output)  # type: ignore[misc]
+            assert path.stat().st_mode & 0o777 == 0o600
+            secrets.append(path.read_text().strip())
+            for part in ("api.app", "queue:@webhooks"):
+                given = Path(f"/proc/{up.find(part)}/environ").read_text().split("\0")
+                assert f"NOWSERVING_WEBHOOK_SECRET={secrets[-1]}" in given
+            up.send(signal.SIGTERM)
+            assert up.wait() == 0
+    assert secrets[0] == secrets[1] == check_secret(secrets[0])
+
+
+def test_a_jobs_webhook_comes_signed_with_that_secret(tmp_path: Path) -> None:
+    with (
+        UpProcess(tmp_path, NOWSERVING_WEBHOOK_ALLOW="127.0.0.1") as up,
+        Mailbox() as mailbox,
+        Client(up.url) as client,
+    ):
+        job = client.submit("noop", "hello", max_new_tokens=4, webhook=mailbox.receiver().url)
+        eventually(lambda: mailbox.letters, 20)
+        (letter,) = mailbox.letters
+        payload = letter.verify((tmp_path / "data" / "webhook_secret").read_text().strip())
+        assert isinstance(payload, dict)
+        assert (payload["type"], payload["data"]["id"]) == ("job.succeeded", job.id)
+        eventually(lambda: [delivery.status for delivery in client.deliveries(job.id).deliveries] == ["delivered"])
 
 
 def submit_three(up: UpProcess) -> list[str]:
@@ -155,7 +189,7 @@ def test_a_second_signal_hands_running_jobs_back_at_once(tmp_path: Path) -> None
 def test_a_worker_that_does_not_hear_a_second_signal_is_killed(tmp_path: Path) -> None:
     with UpProcess(tmp_path, NOWSERVING_DRAIN_SECONDS="600") as up:
         assert up.url
-        os.kill(up.find("workers.app"), signal.SIGSTOP)
+        os.kill(up.find("queue:noop"), signal.SIGSTOP)
         up.send(signal.SIGINT)
         eventually(lambda: "stopping" in up.output)
         up.send(signal.SIGINT)
@@ -163,7 +197,7 @@ def test_a_worker_that_does_not_hear_a_second_signal_is_killed(tmp_path: Path) -
         assert up.children() == {}
 
 
-@pytest.mark.parametrize("part", ["workers.app", "api.app"])
+@pytest.mark.parametrize("part", ["queue:noop", "queue:@webhooks", "api.app"])
 def test_a_dead_part_is_started_again(tmp_path: Path, part: str) -> None:
     with UpProcess(tmp_path) as up, Client(up.url) as client:
         dead = up.find(part)

@@ -5,11 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from nowserving.cli.command import api_command, environment, find_root, redis_command, require, worker_command
+from nowserving.cli.command import (
+    api_command,
+    deliver_command,
+    environment,
+    find_root,
+    redis_command,
+    require,
+    worker_command,
+)
 from nowserving.cli.example import make_curl
 from nowserving.cli.failure import FAILED, USAGE, PartError, StartError, exit_code
 from nowserving.cli.port import make_url
 from nowserving.errors import CatalogError, SettingsError
+from nowserving.secret import new_secret
 from nowserving.settings import load_settings
 
 
@@ -21,6 +30,13 @@ def test_worker_is_celerys_own_command_with_the_redis_key_as_its_queue() -> None
     second = worker_command("smollm2", "smollm2-2")
     assert second[second.index("-Q") + 1] == "nowserving:queue:smollm2"
     assert second[second.index("-n") + 1] == f"smollm2-2-{os.getpid()}@%h"
+
+
+def test_a_deliverer_is_the_same_command_for_the_queue_of_webhooks() -> None:
+    command = deliver_command()
+    assert command[1:3] == ["-m", "celery"]
+    assert command[command.index("-Q") + 1] == "nowserving:queue:@webhooks"
+    assert command[command.index("-n") + 1] == f"deliver-{os.getpid()}@%h"
 
 
 def test_api_is_uvicorns_own_command() -> None:
@@ -67,7 +83,18 @@ def test_children_get_what_options_changed_with_absolute_paths(tmp_path: Path, m
     assert load_settings().lease_seconds != float(env["NOWSERVING_LEASE_SECONDS"]) == 2
     assert env["NOWSERVING_MODELS_FILE"] == str(tmp_path / "models.toml")
     assert env["NOWSERVING_DATA_DIR"] == str(tmp_path / "data")
+    assert (env["NOWSERVING_WEBHOOK_SECRET"], env["NOWSERVING_WEBHOOK_ALLOW"]) == ("", "")
     assert env["PYTHONPATH"] == f"{tmp_path / 'root'}{os.pathsep}/elsewhere"
+
+
+def test_children_get_what_webhooks_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    secrets = (new_secret(), new_secret())
+    given = {"webhook_secret": ",".join(secrets), "webhook_allow": "127.0.0.1,10.0.0.0/8"}
+    env = environment(load_settings(**given, receivers_file=Path("receivers.toml")), tmp_path)
+    assert env["NOWSERVING_WEBHOOK_SECRET"] == ",".join(secrets)
+    assert env["NOWSERVING_WEBHOOK_ALLOW"] == "127.0.0.1,10.0.0.0/8"
+    assert env["NOWSERVING_RECEIVERS_FILE"] == str(tmp_path / "receivers.toml")
 
 
 @pytest.mark.parametrize(
