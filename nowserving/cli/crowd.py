@@ -26,11 +26,14 @@ PROMPTS = (
 ASK_SECONDS = 0.5
 
 
-def run(stage: Stage, client: Client, model: str, max_new_tokens: int) -> list[Watched]:
-    """Submit the chats and show them until all have ended. Raises PartError or Interrupted."""
+def run(stage: Stage, client: Client, model: str, max_new_tokens: int, webhook: str) -> list[Watched]:
+    """Submit the chats and show them until all have ended; the URL `webhook` is called at the end of the first.
+
+    Raises PartError or Interrupted.
+    """
     jobs = [Watched(number, prompt) for number, prompt in enumerate(PROMPTS, 1)]
     for watched in jobs:
-        submit(client, watched, model, max_new_tokens)
+        submit(client, watched, model, max_new_tokens, webhook if watched.number == 1 else None)
     for watched in jobs:
         follow(stage.stack.url, watched)
     watch(stage, client, jobs)

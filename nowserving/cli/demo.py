@@ -1,4 +1,4 @@
-"""`demo`: real jobs through everything, watched live; a worker killed among them; and nothing left behind."""
+"""`demo`: real jobs through everything, watched live; a worker killed amid them, a webhook; and nothing left behind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from nowserving.catalog import load_catalog
 from nowserving.cli import crowd, takeover
+from nowserving.cli.callback import HOST, Callback
 from nowserving.cli.example import make_curl
 from nowserving.cli.failure import INTERRUPTED, JobFailedError
 from nowserving.cli.interrupt import Interrupt, Interrupted
@@ -40,7 +41,10 @@ def demo(
     max_new_tokens: Annotated[int, typer.Option(min=16, help="Tokens a job makes at most.")] = 56,
     limit_seconds: Annotated[float, typer.Option(min=1, help="Give up after so long.")] = 300,
 ) -> None:
-    """Start everything, run six chats on a small model at once, kill a worker amid a seventh, stop everything."""
+    """Start everything, run six chats on a small model at once, kill a worker amid a seventh, stop everything.
+
+    One of the chats has a webhook, which is sent to this process.
+    """
     console = Console(highlight=False)
     lines: deque[str] = deque(maxlen=30)
 
@@ -48,11 +52,12 @@ def demo(
         lines.append(f"{name} | {line}")
 
     deadline = time.monotonic() + limit_seconds
-    with TemporaryDirectory(prefix="nowserving-", ignore_cleanup_errors=True) as folder, Interrupt() as interrupt:
-        settings = make_settings(Path(folder))
+    folder = TemporaryDirectory(prefix="nowserving-", ignore_cleanup_errors=True)
+    with folder, Interrupt() as interrupt, Callback() as callback:
+        settings = make_settings(Path(folder.name), callback.secret)
         try:
             with Stack(settings, load_catalog(settings.models_file), write, interrupt) as stack:
-                counted, wrong = play(Stage(console, stack, interrupt, deadline), max_new_tokens)
+                counted, wrong = play(Stage(console, stack, interrupt, deadline), callback, max_new_tokens)
             console.print("All stopped. To keep it running: [bold]make up[/bold], and in another shell:")
             console.print(Text(make_curl(f"http://127.0.0.1:{load_settings().port}", MODEL)), soft_wrap=True)
             console.print(f"\n[bold]{counted}[/bold]")
@@ -66,8 +71,8 @@ def demo(
             raise
 
 
-def make_settings(folder: Path) -> Settings:
-    """Settings that leave no trace: everything in `folder`, on any free port."""
+def make_settings(folder: Path, webhook_secret: str) -> Settings:
+    """Settings that leave no trace: everything in `folder`, on any free port, and nobody else called back."""
     models_file = folder / "models.toml"
     models_file.write_text(MODELS)
     return load_settings(
@@ -77,11 +82,17 @@ def make_settings(folder: Path) -> Settings:
         models_file=models_file,
         lease_seconds=LEASE_SECONDS,
         drain_seconds=1,
+        webhook_secret=webhook_secret,
+        webhook_allow=HOST,
+        receivers_file=None,
     )
 
 
-def play(stage: Stage, max_new_tokens: int) -> tuple[Tally, list[str]]:
-    """Bring the stack up and play both halves; what was counted, and what is wrong. Raises PartError, Interrupted."""
+def play(stage: Stage, callback: Callback, max_new_tokens: int) -> tuple[Tally, list[str]]:
+    """Bring the stack up, play both halves and tell of the webhook; what was counted, and what is wrong.
+
+    Raises PartError or Interrupted.
+    """
     console, stack = stage.console, stage.stack
     began_at = time.monotonic()
     with stage.busy("Starting Redis, the API and a worker; the worker loads its model …"):
@@ -91,7 +102,7 @@ def play(stage: Stage, max_new_tokens: int) -> tuple[Tally, list[str]]:
         start = "".join(f" ({explain_start(worker)})" for worker in client.workers() if explain_start(worker))
         console.print(f"Ready in {ready_at - began_at:.1f} s{start}.")
         console.print("Six chats at once, for a model with 4 slots:")
-        jobs = crowd.run(stage, client, MODEL, max_new_tokens)
+        jobs = crowd.run(stage, client, MODEL, max_new_tokens, callback.url)
         wrong: list[str] = []
         well = all(watched.status is Status.SUCCEEDED for watched in jobs)
         if well:
@@ -105,6 +116,7 @@ def play(stage: Stage, max_new_tokens: int) -> tuple[Tally, list[str]]:
                 stack.wait_till_ready(stage.deadline)
             chat, wrong = takeover.run(stage, client, jobs[KILLED], MODEL, max_new_tokens)
             jobs.append(chat)
+        wrong += callback.run(stage, jobs[0].job_id)
     ends = count_ends(stack.redis_url, [watched.job_id for watched in jobs])
     return tally(jobs, ends), find_wrong(jobs, ends) + wrong
 

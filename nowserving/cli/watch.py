@@ -78,10 +78,10 @@ class Watched:
         return (self.tokens - self.first_tokens) / elapsed_seconds if elapsed_seconds > 0 else None
 
 
-def submit(client: Client, watched: Watched, model: str, max_new_tokens: int) -> None:
-    """Put the job into the queue: they stand there in the order of these calls."""
+def submit(client: Client, watched: Watched, model: str, max_new_tokens: int, webhook: str | None = None) -> None:
+    """Put the job into the queue: they stand there in the order of these calls. `webhook`: a URL to call at its end."""
     chat = [{"role": "user", "content": watched.prompt}]
-    job = client.submit(model, messages=chat, temperature=0, max_new_tokens=max_new_tokens)
+    job = client.submit(model, messages=chat, temperature=0, max_new_tokens=max_new_tokens, webhook=webhook)
     watched.wait = _why(job.queue)
     watched.job_id = job.id
 

@@ -45,6 +45,7 @@ def test_the_demo_shows_six_texts_and_a_takeover_and_leaves_nothing(tmp_path: Pa
     assert told[1] != told[3]
     assert int(told[4]) == int(told[2]) + 1
     assert "24 tokens, 0 twice, 0 missing; the same text as undisturbed: yes." in second_half
+    assert re.search(r"A webhook for the first chat arrived \d+ ms after its end, signature verified\.", second_half)
     assert result.stdout.splitlines()[-1] == "accepted 7 · done 7 · lost 0 · twice 0"
     assert find_started(tmp_path) == {}
     assert list(tmp_path.glob("nowserving-*")) == []
