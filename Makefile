@@ -6,6 +6,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 JOBS ?= 500
 FAULTS ?= 108
+DELIVERIES ?= 1000
+BESIDE ?= 5000
 SEED ?= 1
 
 # None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
@@ -39,7 +41,9 @@ unit: install  ## the tests that need no Redis and no process
 chaos: export NOWSERVING_CHAOS_JOBS := $(JOBS)
 chaos: export NOWSERVING_CHAOS_FAULTS := $(FAULTS)
 chaos: export NOWSERVING_CHAOS_SEED := $(SEED)
-chaos: install  ## FAULTS of all kinds at random moments, while JOBS and more run; prints what must be zero
+chaos: export NOWSERVING_CHAOS_DELIVERIES := $(DELIVERIES)
+chaos: export NOWSERVING_CHAOS_BESIDE := $(BESIDE)
+chaos: install  ## FAULTS of all kinds while JOBS run; DELIVERIES whose deliverers are killed; prints what must be zero
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
 
 test-servers: export NOWSERVING_TEST_REDIS_SERVERS := $(SERVERS)
@@ -59,8 +63,9 @@ format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: install  ## nowserving beside FastAPI + Celery as the tutorials have them
+bench: install  ## nowserving beside FastAPI + Celery as the tutorials have them, and a deliverer's webhooks a second
 	$(BIN)/python -m bench.queue $(BENCH_ARGS)
+	$(BIN)/python -m bench.post
 
 bench-engine: install  ## the engine, bare and through the whole stack, beside transformers' generate; a good half hour
 	$(BIN)/python -m bench.engine $(BENCH_ARGS)

@@ -38,6 +38,14 @@ class Letter:
         return Webhook(secret).verify(self.body, dict(self.headers))
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A sender that was killed is no error here."""
+
+
 Answer = Callable[[Letter], int | tuple[int, Mapping[str, str]]]
 
 
@@ -49,8 +57,7 @@ class Mailbox:
         self.answer = answer
         self._lock = threading.Lock()
         self._go = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._make_handler())
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def receiver(self, **more: object) -> Receiver:
