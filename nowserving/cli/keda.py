@@ -1,4 +1,4 @@
-"""`keda render`: the catalog as manifests for Kubernetes and KEDA."""
+"""`keda render`: the catalog as manifests for Kubernetes and KEDA. `keda check` is in check.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from nowserving.catalog import load_catalog
+from nowserving.cli.check import check
 from nowserving.cli.failure import StartError
 from nowserving.keda.render import NAMESPACE, render
 from nowserving.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Manifests for Kubernetes with KEDA.")
+app.command()(check)
 
 
 def _match(pattern: str, what: str, value: str) -> str:

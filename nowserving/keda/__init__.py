@@ -1,1 +1,1 @@
-"""Kubernetes: what a cluster is told of each model, written from the catalog."""
+"""Kubernetes: what a cluster is told of each model, and what is wrong in what others wrote."""

@@ -1,0 +1,1 @@
+"""What bites, one rule a function, rules of one matter in one module."""

@@ -1,0 +1,1 @@
+"""Manifests that `nowserving keda check` is tested with."""

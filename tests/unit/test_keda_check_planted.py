@@ -1,0 +1,114 @@
+"""A deployment with nothing wrong in it, and one mistake each planted in a copy: it is found, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from nowserving.keda.check import RULES
+from nowserving.keda.check.rules.formula import FORMULA
+from tests.manifest.planting import GOOD, Edit, check, plant, rules
+from tests.manifest.pods import FIRST, POD, PODS, REDIS, SCALED, WORKER, serve
+from tests.manifest.scaling import SCALING
+
+PLANTED = [*SCALING, *PODS]
+
+
+def test_each_rule_has_a_planted_mistake() -> None:
+    alone = {"tls-missing", "start-too-long", "duplicate-key"}
+    assert {rule.id for rule in RULES} == {rule for rule, _ in PLANTED} | alone
+    assert len({rule.id for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize(("rule", "edits"), PLANTED, ids=[f"{at}-{rule}" for at, (rule, _) in enumerate(PLANTED)])
+def test_a_planted_mistake_is_found_and_nothing_else(rule: str, edits: list[Edit]) -> None:
+    assert set(rules(plant(*edits))) == {rule}
+
+
+def test_nothing_is_found_in_what_is_good() -> None:
+    assert rules(GOOD.read_text()) == []
+    assert rules(plant()) == []
+
+
+def test_tls_of_the_workers_is_wanted_of_the_triggers_too() -> None:
+    url = ("ConfigMap/settings", "data.NOWSERVING_REDIS_URL", "rediss://:$(REDIS_PASSWORD)@redis.example.com:6380/0")
+    assert set(rules(plant(url))) == {"tls-missing"}
+    parameters = [{"parameter": name, "name": "redis", "key": name} for name in ("password", "tls")]
+    assert rules(plant(url, ("TriggerAuthentication/redis", "spec.secretTargetRef", parameters))) == []
+
+
+def test_a_configuration_file_of_redis_is_read() -> None:
+    content = "# ours\nappendonly yes\nappendfsync always\nmaxmemory-policy allkeys-lru\n"
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "redis", "namespace": "ai"}}
+    mounts = [{"name": "data", "mountPath": "/data"}, {"name": "settings", "mountPath": "/etc/redis"}]
+    edits: list[Edit] = [
+        ("", "", body | {"data": {"redis.conf": content}}),
+        serve("redis-server /etc/redis/redis.conf"),
+        (REDIS, f"{FIRST}.volumeMounts", mounts),
+        (REDIS, f"{POD}.volumes", [{"name": "settings", "configMap": {"name": "redis"}}]),
+    ]
+    assert rules(plant(*edits)) == ["redis-evicts"]
+    assert rules(plant(*edits[1:])) == [], "a file that is not here says nothing"
+
+
+def test_what_is_not_ours_is_left_alone() -> None:
+    pod = {
+        "containers": [{"image": "shop:latest", "livenessProbe": {"exec": {"command": ["celery", "inspect", "ping"]}}}]
+    }
+    shop = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "shop"},
+        "spec": {"template": {"spec": pod}},
+    }
+    trigger = {
+        "type": "redis",
+        "metadata": {"address": "redis:6379", "listName": "orders", "activationListLength": "9"},
+    }
+    scaled = {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "shop"},
+        "spec": {"scaleTargetRef": {"name": "shop"}, "triggers": [trigger], "fallback": {"replicas": 0}},
+    }
+    assert rules([shop, scaled]) == []
+
+
+@pytest.mark.parametrize("slots", [1, 8, 64])
+def test_the_formula_that_is_advised_is_good(slots: int) -> None:
+    models = f'[models.smollm2]\nsource = "builtin:smollm2"\nslots = {slots}\n'
+    formula = FORMULA.replace("SLOTS", str(slots)).replace("queued_batch", "batch")
+    edits: list[Edit] = [
+        ("ConfigMap/models", "data", {"models.toml": models}),
+        (SCALED, "spec.advanced.scalingModifiers.formula", formula),
+    ]
+    assert rules(plant(*edits)) == []
+
+
+def test_another_redis_is_not_ours() -> None:
+    cache = plant()[3] | {"metadata": {"name": "cache", "namespace": "ai"}, "spec": {"template": {}}}
+    cache["spec"]["template"] = {
+        "metadata": {"labels": {"app": "cache"}},
+        "spec": {"containers": [{"image": "redis:7"}]},
+    }
+    assert rules(plant(("", "", cache))) == []
+
+
+def test_clients_that_will_not_wait_so_long_are_heard() -> None:
+    assert rules(plant(), start_within_seconds=300) == ["start-too-long"]
+    assert rules(plant(), start_within_seconds=3600) == []
+    assert rules(plant((SCALED, "spec.minReplicaCount", 1)), start_within_seconds=300) == []
+
+
+def test_a_key_given_twice_is_found_once() -> None:
+    text = GOOD.read_text().replace("  pollingInterval: 5\n", "  pollingInterval: 5\n  pollingInterval: 5\n", 1)
+    assert rules(text) == ["duplicate-key"]
+
+
+def test_each_finding_says_where_what_why_and_what_instead() -> None:
+    [finding] = check(plant((WORKER, f"{POD}.terminationGracePeriodSeconds", 30)))
+    said = finding.as_json()
+    assert said["file"] == "planted.yaml"
+    assert (said["kind"], said["namespace"], said["name"]) == ("Deployment", "ai", "smollm2")
+    assert said["what"] == "terminationGracePeriodSeconds is 30, the drain 30 s"
+    assert said["fix"] == "terminationGracePeriodSeconds: 45"
+    assert "lease" in said["why"]
