@@ -89,7 +89,7 @@ def formula(slots: int, batch_weight: float) -> str:
         weighed = "queued_batch" if batch_weight == 1 else f"{batch_weight:g} * queued_batch"
         waiting = f"(queued + {weighed})"
     taken = f"({waiting.strip('()')} + delayed + running) / {slots}"
-    return f"max(busy, {taken}, {waiting} > 0 ? blocked + {waiting} / {slots} : 0)"
+    return f"max(busy, {taken}, {waiting} > 0 ? blocked + ceil({waiting} / {slots}) : 0)"
 
 
 def model_values(model: Model) -> Mapping[str, Value]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,10 @@ def test_three_models_two_of_them_on_one_kind_of_gpu() -> None:
 
 
 def test_the_formula_weighs_the_batch_lane() -> None:
-    assert formula(8, 0) == "max(busy, (queued + delayed + running) / 8, queued > 0 ? blocked + queued / 8 : 0)"
+    assert formula(8, 0) == "max(busy, (queued + delayed + running) / 8, queued > 0 ? blocked + ceil(queued / 8) : 0)"
     assert formula(8, 1) == (
         "max(busy, (queued + queued_batch + delayed + running) / 8,"
-        " (queued + queued_batch) > 0 ? blocked + (queued + queued_batch) / 8 : 0)"
+        " (queued + queued_batch) > 0 ? blocked + ceil((queued + queued_batch) / 8) : 0)"
     )
     assert "(queued + 0.25 * queued_batch + delayed + running) / 8" in formula(8, 0.25)
 
@@ -87,12 +88,12 @@ def test_the_formula_weighs_the_batch_lane() -> None:
     ("counted", "wanted"),
     [
         ({}, 0),
-        ({"queued": 1}, 1 / 8),
-        ({"queued_batch": 1}, 1 / 16),
+        ({"queued": 1}, 1),
+        ({"queued_batch": 1}, 1),
         ({"queued": 9, "busy": 1, "running": 8}, 17 / 8),
         ({"running": 3, "busy": 3}, 3),  # packed they would be one
-        ({"queued": 2, "blocked": 1, "running": 1, "busy": 1}, 1 + 2 / 8),
-        ({"queued_batch": 2, "blocked": 1, "running": 1, "busy": 1}, 1 + 1 / 8),
+        ({"queued": 2, "blocked": 1, "running": 1, "busy": 1}, 2),
+        ({"queued_batch": 2, "blocked": 1, "running": 1, "busy": 1}, 2),
         ({"blocked": 1, "running": 1, "busy": 1}, 1),  # and nobody waits
         ({"delayed": 4}, 4 / 8),
     ],
@@ -100,7 +101,7 @@ def test_the_formula_weighs_the_batch_lane() -> None:
 def test_what_the_formula_comes_to(counted: dict[str, int], wanted: float) -> None:
     names = ("queued", "queued_batch", "delayed", "running", "busy", "blocked")
     python = re.sub(r"(\(queued[^)]*\) > 0) \? (.*) : 0\)$", r"(\2) if \1 else 0)", formula(8, 0.5))
-    assert eval(python, {"max": max} | {name: counted.get(name, 0) for name in names}) == wanted
+    assert eval(python, {"max": max, "ceil": math.ceil} | {name: counted.get(name, 0) for name in names}) == wanted
 
 
 def test_a_job_too_light_for_keda_to_count_is_refused() -> None:
