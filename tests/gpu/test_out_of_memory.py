@@ -20,6 +20,7 @@ SHAPE = RANDOM["random-8b"] | {
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "max_position_embeddings": 4096,
+    "initializer_range": 0.2,  # so that four small layers have a say: each prompt ends with the same words
 }
 JOBS = 8
 PROMPT = (1400, 1600)

@@ -22,6 +22,7 @@ SMALL = RANDOM["random-8b"] | {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
+    "initializer_range": 0.5,  # so that two small layers have a say
 }
 
 
