@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -91,7 +92,9 @@ class CudaCapture:
         before = torch.cuda.get_sync_debug_mode()
         with torch.cuda.stream(self._stream):
             work()  # compiles, and gives the libraries their workspaces outside the graph
-            torch.cuda.set_sync_debug_mode("error")  # a clean exception, where a capture would break off
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Synchronization debug mode")  # is a prototype: it serves here
+                torch.cuda.set_sync_debug_mode("error")  # a clean exception, where a capture would break off
             try:
                 work()
             finally:
