@@ -14,6 +14,7 @@ from workers.engines.cache import CacheLayout, JobCache
 from workers.engines.failure import first_line
 from workers.engines.forward import forward, run
 from workers.engines.linear import pack, packed_bytes
+from workers.engines.norm import fuse_norms
 from workers.engines.text import Pieces
 
 PROBE_TOKENS = 24
@@ -81,6 +82,8 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
     own = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
     model.set_attn_implementation(NAME)
     pack(model)
+    if device.type == "cuda":
+        fuse_norms(model)
     tracer = ShapeTracer()
     try:
         run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
