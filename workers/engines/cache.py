@@ -5,7 +5,8 @@ Layers with a sliding window keep a ring of the last tokens, the others all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -28,6 +29,10 @@ class LayerShape:
         """Places for tokens, of a job of so many."""
         return tokens if self.window is None else min(tokens, self.window - 1 + MAX_CHUNK_TOKENS)
 
+    def elements(self, tokens: int) -> int:
+        """Numbers kept of a job of so many tokens."""
+        return self.heads * self.slots(tokens) * (self.key_dim + self.value_dim)
+
     def shapes(self, tokens: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """The shapes [heads, slots, dim] of keys and values."""
         slots = self.slots(tokens)
@@ -41,10 +46,15 @@ class CacheLayout:
     layers: tuple[LayerShape, ...]
     dtype: torch.dtype
     device: torch.device
+    _kinds: tuple[tuple[LayerShape, int], ...] = field(init=False, repr=False, compare=False)
+    """The layers that differ, and how many there are of each: before a take sizes are asked for thousands of times."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_kinds", tuple(Counter(self.layers).items()))
 
     def elements(self, tokens: int) -> int:
         """Numbers kept of a job of so many tokens."""
-        return sum(prod(shape) for layer in self.layers for shape in layer.shapes(tokens))
+        return sum(count * layer.elements(tokens) for layer, count in self._kinds)
 
     def size_bytes(self, tokens: int) -> int:
         """Bytes of `JobCache(layout, tokens)`."""
