@@ -112,7 +112,7 @@ class Generation:
     def _stream(self, lease: Lease, prepared: Prepared) -> tuple[Ended, Piece]:
         """Run it on the engine, passing on tokens as they come; the end, and the last tokens not yet passed on."""
         job_id = lease.job_id
-        inbox = Inbox(len(prepared.prompt.made))
+        inbox = Inbox(len(prepared.prompt.made), lambda: len(self._inboxes))
         lease.stop = lambda: self._engine.cancel(job_id)
         with self._lock:
             self._inboxes.add(inbox)

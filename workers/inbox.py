@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from workers.engines.engine import Ended
 
 FLUSH_SECONDS = 0.05
 """The first token is passed on at once, later ones together at most this long after the last."""
+FLUSH_SECONDS_A_JOB = 0.0025
+LONGEST_FLUSH_SECONDS = 0.25
+"""With more than twenty jobs that is longer: writing for all must leave the engine's thread its share of Python."""
 PROGRESS_SECONDS = 1.0
 """The least time between two words on how much of the prompt is read; what comes sooner is left out."""
 
@@ -31,9 +34,10 @@ class Piece:
 
 
 class Inbox:
-    """A sink whose engine side never blocks; the task takes from it piece by piece."""
+    """A sink whose engine side never blocks; the task takes from it piece by piece. `jobs` says how many there are."""
 
-    def __init__(self, made: int) -> None:
+    def __init__(self, made: int, jobs: Callable[[], int] = lambda: 1) -> None:
+        self._jobs = jobs
         self._ready = threading.Condition()
         self._begun: int | None = None
         self._progress: tuple[int, int] | None = None
@@ -61,9 +65,10 @@ class Inbox:
         """See engine.Sink."""
         with self._ready:
             self._progress = None
+            if not self._ids:
+                self._ready.notify()  # the next ones need not wake the task: it knows how long it waits for more
             self._ids.extend(ids)
             self._text.append(text)
-            self._ready.notify()
 
     def ended(self, end: Ended) -> None:
         """See engine.Sink."""
@@ -76,7 +81,7 @@ class Inbox:
         """Wait for something to pass on. Text without a token stays for the end, since only tokens have an index."""
         with self._ready:
             while not (self._ended or self._begun is not None or self._progress or self._due()):
-                wait = self._flushed_at + FLUSH_SECONDS - time.monotonic() if self._ids else None
+                wait = self._due_at() - time.monotonic() if self._ids else None
                 self._ready.wait(wait)
             piece = Piece(self._begun, self._progress, self._index, tuple(self._ids), "".join(self._text), self._ended)
             self._begun = self._progress = None
@@ -87,4 +92,7 @@ class Inbox:
             return piece
 
     def _due(self) -> bool:
-        return bool(self._ids) and time.monotonic() >= self._flushed_at + FLUSH_SECONDS
+        return bool(self._ids) and time.monotonic() >= self._due_at()
+
+    def _due_at(self) -> float:
+        return self._flushed_at + min(LONGEST_FLUSH_SECONDS, max(FLUSH_SECONDS, FLUSH_SECONDS_A_JOB * self._jobs()))

@@ -69,3 +69,19 @@ def test_progress_alone_is_something_to_pass_on_and_moot_once_there_are_tokens()
     other.progress(5, 9)
     other.ended(END)
     assert other.next().progress is None
+
+
+@pytest.mark.parametrize(("jobs", "seconds"), [(1, 0.05), (20, 0.05), (40, 0.1), (128, 0.25)])
+def test_beside_many_jobs_later_tokens_are_passed_on_less_often(
+    jobs: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("workers.inbox.time.monotonic", lambda: now)
+    inbox = Inbox(0, lambda: jobs)
+    inbox.tokens(0, [1], "a")
+    assert inbox.next().ids == (1,)
+    inbox.tokens(1, [2], "b")
+    now += 0.9 * seconds
+    assert not inbox._due()
+    now += 0.2 * seconds
+    assert inbox.next().ids == (2,)
