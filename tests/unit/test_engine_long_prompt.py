@@ -18,7 +18,7 @@ from tests.tiny import Collected, make_model, make_tokenizer
 from workers.engines import loop
 from workers.engines.engine import FinishReason, Prompt
 from workers.engines.forward import forward
-from workers.engines.pace import FEWEST_TOKENS, STEP_SECONDS, Pace
+from workers.engines.pace import FEWEST_TOKENS, GATHER_SECONDS, STEP_SECONDS, Pace
 from workers.engines.transformers import TransformersEngine
 
 CHATS = 7
@@ -151,3 +151,21 @@ def test_the_pace_reads_as_much_as_the_time_allows() -> None:
     for _ in range(20):
         pace.note(pace.prompt_tokens, pace.prompt_tokens * 0.001)
     assert pace.prompt_tokens == pytest.approx(STEP_SECONDS / 0.001, rel=0.01)
+
+
+def test_prompts_wait_for_more_as_long_as_the_last_ones_took_and_never_longer() -> None:
+    pace = Pace()
+    assert not pace.gathers(1, now=10.0)
+    pace.rest(0.03, now=10.0)
+    assert pace.gathers(1, now=10.02)
+    assert not pace.gathers(1, now=10.04)
+    pace.rest(0.9, now=20.0)
+    assert pace.gathers(1, now=20.0 + 0.9 * GATHER_SECONDS)
+    assert not pace.gathers(1, now=20.0 + 1.1 * GATHER_SECONDS)
+
+
+def test_a_steps_worth_of_prompts_never_waits() -> None:
+    pace = Pace()
+    pace.rest(0.05, now=10.0)
+    assert pace.gathers(pace.prompt_tokens - 1, now=10.0)
+    assert not pace.gathers(pace.prompt_tokens, now=10.0)

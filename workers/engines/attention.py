@@ -6,8 +6,9 @@ is ever padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,10 @@ from nowserving.errors import EngineError
 from workers.engines.cache import JobCache, LayerShape
 
 NAME = "nowserving_packed"
+SHORT_TOKENS = 128
+"""Prompts of up to so many tokens are attended to together on a card: there it is the launches that take the time."""
+PADDED_TOKENS = 8192
+"""The most that such a batch may have, padding included: it must not need more memory than other steps do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ class PackedAttention:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = segments
         self._sizes = [len(segment.ids) for segment in segments]
+        self._prompts = Prompts.among(segments)
 
     def attend(
         self,
@@ -137,8 +143,64 @@ class PackedAttention:
             value[0].split(self._sizes, dim=1),
             strict=True,
         )
-        attended = [_attend(part, layer, q, k, v, scoring) for part, q, k, v in parts]
-        return torch.cat(attended, dim=1).transpose(0, 1)[None]
+        prompts = self._prompts if self._prompts and self._prompts.allow(scoring) else None
+        attended = []
+        for part, q, k, v in parts:
+            if prompts and part in prompts.segments:
+                part.cache.keys[layer][:, : part.end].copy_(k)
+                part.cache.values[layer][:, : part.end].copy_(v)
+            else:
+                attended.append(_attend(part, layer, q, k, v, scoring))
+        if prompts:
+            attended.append(prompts.attend(query[0], key[0], value[0], scoring.scale))
+        together = torch.cat(attended, dim=1)
+        return (together[:, prompts.order] if prompts else together).transpose(0, 1)[None]
+
+
+class Prompts:
+    """The short prompts that are whole in a step, as one batch.
+
+    They are padded on the right, where causal attention does not look.
+    """
+
+    def __init__(self, segments: Sequence[Segment], together: Set[Segment], device: torch.device) -> None:
+        """`together` are those of the step's `segments` that make the batch."""
+        self.segments = together
+        starts = [0, *accumulate(len(segment.ids) for segment in segments)]
+        rows = [range(start, start + len(part.ids)) for part, start in zip(segments, starts, strict=False)]
+        batch = [row for part, row in zip(segments, rows, strict=True) if part in together]
+        others = [row for part, row in zip(segments, rows, strict=True) if part not in together]
+        self._longest = max(map(len, batch))
+        padded = [place for row in batch for place in (*row, *[row.start] * (self._longest - len(row)))]
+        real = [number * self._longest + place for number, row in enumerate(batch) for place in range(len(row))]
+        found = [place for row in (*others, *batch) for place in row]
+        self._padded = torch.tensor(padded, device=device).view(len(batch), -1)
+        self._real = torch.tensor(real, device=device)
+        self.order = torch.tensor(found, device=device).argsort()
+        """Where the row's tokens are if the others' come first."""
+
+    @classmethod
+    def among(cls, segments: Sequence[Segment]) -> Prompts | None:
+        """Those of a step; None if there are not two, if they would be too large a batch, and off a card."""
+        together = {part for part in segments if part.start == 0 and 1 < len(part.ids) <= SHORT_TOKENS}
+        if len(together) < 2 or len(together) * max(len(part.ids) for part in together) > PADDED_TOKENS:
+            return None
+        device = segments[0].cache.memory.device
+        return cls(segments, together, device) if _launches_cost(device) else None
+
+    def allow(self, scoring: Scoring) -> bool:
+        """Whether a layer that scores so sees all of each prompt, and scores as torch does."""
+        return scoring.softcap is None and (scoring.window is None or self._longest <= scoring.window)
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:
+        """All of the row, as [heads, tokens, dim], to [heads, the batch's tokens, value_dim]."""
+        q, k, v = (tensor[:, self._padded].transpose(0, 1) for tensor in (query, key, value))
+        attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=len(query) != len(key))
+        return attended.transpose(0, 1).flatten(1, 2)[:, self._real]
+
+
+def _launches_cost(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _attend(

@@ -153,6 +153,11 @@ class Decoder:
         logits = 0 if self._logits is None else self._logits.nbytes
         return self._table.nbytes + self._kernel.nbytes + logits + self.graph_bytes
 
+    @property
+    def replays(self) -> bool:
+        """Whether steps that only decode are replayed."""
+        return self._logits is not None
+
     def forward(self, segments: Sequence[Segment], wanted: Sequence[bool]) -> torch.Tensor:
         """See `forward.forward`; segments of one token come first. The logits are good until the next step."""
         rows = len(segments)

@@ -155,7 +155,7 @@ class Loop:
 
     def _plan(self) -> list[tuple[Row, int]]:
         """Each row with the tokens it runs in this step: all that decode, and prompts as far as the pace allows."""
-        plan, left = [], self._pace.prompt_tokens
+        plan, left = [], 0 if self._gathers() else self._pace.prompt_tokens
         for row in self._running:
             tokens = 1 if row.pending == 1 else min(row.pending, left, MAX_CHUNK_TOKENS)
             if row.pending > 1:
@@ -163,6 +163,13 @@ class Loop:
             if tokens:
                 plan.append((row, tokens))
         return sorted(plan, key=lambda part: part[1] > 1)  # a decoder takes them in this order
+
+    def _gathers(self) -> bool:
+        """Whether the prompts that are there wait for more: only where others decode meanwhile, and cheaply."""
+        if not (self._decoder and self._decoder.replays and any(row.pending == 1 for row in self._running)):
+            return False
+        prompts = sum(row.pending for row in self._running if row.pending > 1)
+        return self._pace.gathers(prompts, time.monotonic())
 
     def _step(self, plan: list[tuple[Row, int]]) -> None:
         began = time.monotonic()
@@ -180,8 +187,12 @@ class Loop:
                 torch.cuda.synchronize(self._loaded.device)  # raises if the device is lost: Triton's errors do not say
             self._part(plan, failure)
         else:
+            prompts = any(tokens > 1 for _, tokens in plan)
             self._advance(plan, picked)
-            self._pace.note(sum(tokens for _, tokens in plan), time.monotonic() - began)
+            now = time.monotonic()
+            self._pace.note(sum(tokens for _, tokens in plan), now - began)
+            if prompts:
+                self._pace.rest(now - began, now)
         self._forget()
 
     def _forward(self, plan: list[tuple[Row, int]]) -> list[int | NowservingError]:
