@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from rich.text import Text
@@ -29,9 +28,11 @@ def run(stage: Stage, client: Client, calm: Watched, model: str, max_new_tokens:
     takeover = Takeover(stage, chat, min(KILL_AFTER_TOKENS, max_new_tokens // 2))
     while not (chat.ended and heard.empty()):
         stage.tick(0)
-        with suppress(Empty):
+        try:
             takeover.note(*heard.get(timeout=TICK_SECONDS))
-        takeover.look()
+        except Empty:
+            # Only then: while the worker was being killed, tokens that it had written may have come.
+            takeover.look()
     same = chat.text == calm.text
     counts = f"{chat.tokens} tokens, {chat.repeated} twice, {chat.missing} missing"
     stage.console.print(f"\n\n{counts}; the same text as undisturbed: {'yes' if same else 'no'}.")
