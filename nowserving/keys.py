@@ -16,12 +16,12 @@
 | held:{worker} | hash | claim → job |
 | wake:{model} | stream | length 1; a new entry means "look at the queue" |
 | dead:{model} | hash | what stood in a model's keys and is no job → why; beyond 1,000 `(more)` counts |
-| stats:{model} | hash | running averages behind the estimated wait |
+| stats:{model} | hash | running averages behind the estimated wait; of @webhooks what has come of all deliveries |
 | jobs | zset | all kept jobs by sequence |
 | deliveries | zset | all kept deliveries by sequence |
 | sending | zset | `host id` of each delivery that stands in its queue or is being sent |
 | line | zset | `host id` of each delivery that waits till fewer of its host are |
-| slow:{host} | string | there while a host's last answer was none; has a TTL |
+| slow:{host} | string | there for a minute after a host answered 5xx, or not at all |
 | finished | zset | ended jobs and deliveries by the time they are forgotten |
 | collapse | zset | ended jobs whose stream is told in many token events, by the time it is made one |
 | sequence | string | the last sequence given |

@@ -1,6 +1,7 @@
 -- Put before each script, after the prelude: where those stand that wait.
 -- A delivery (see report.lua) stands in its queue only while few others of its host stand there or are being sent, so
 -- that thousands for a dead host keep none for a live one waiting. SENDING and LINE hold 'host id': a host's are together.
+
 -- Takes a job out of every place where it could wait.
 local function unqueue(id, job)
   redis.call('ZREM', job.queue, id)

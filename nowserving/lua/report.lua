@@ -1,5 +1,6 @@
 -- Put before each script, after place.lua: the deliveries that a job brings about, each in the step that changes the job.
 -- A delivery has a record as a job has, and is taken, leased and lost as a job is: its model is WEBHOOKS.
+
 -- What its receiver is told of the job, kept so that it outlives the job.
 local SAID = {'v', 'id', 'model', 'status', 'lane', 'sequence', 'tokens', 'created_at', 'started_at', 'finished_at',
   'attempt', 'takes', 'generated', 'ran_seconds', 'start_within_seconds', 'timeout_seconds', 'retain_seconds', 'retry_of',
