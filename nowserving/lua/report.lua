@@ -3,8 +3,8 @@
 
 -- What its receiver is told of the job, kept so that it outlives the job.
 local SAID = {'v', 'id', 'model', 'status', 'lane', 'sequence', 'tokens', 'created_at', 'started_at', 'finished_at',
-  'attempt', 'takes', 'generated', 'ran_seconds', 'start_within_seconds', 'timeout_seconds', 'retain_seconds', 'retry_of',
-  'metadata', 'error', 'parameters', 'output'}
+  'attempt', 'start_within_seconds', 'timeout_seconds', 'retain_seconds', 'retry_of', 'metadata', 'error', 'parameters',
+  'output'}
 local LARGEST_SAID = {output = 12000, parameters = 6000}
 local EVENTS_TOLD = {'started', 'succeeded', 'failed', 'canceled', 'expired'}
 local MOST_RECEIVERS = 8
