@@ -14,6 +14,8 @@ DEFAULT_EVENTS: tuple[Event, ...] = ("job.succeeded", "job.failed", "job.cancele
 MAX_RECEIVERS = 8
 MAX_URL_CHARACTERS = 2048
 
+Url = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)]
+Limit = Annotated[int, Field(ge=1, le=256)]
 Events = Annotated[tuple[Event, ...], Field(min_length=1, max_length=5, strict=False)]
 Secret = Annotated[str, AfterValidator(check_secret)]
 
@@ -23,7 +25,7 @@ class Webhook(BaseModel):
 
     model_config = STRICT
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)]
+    url: Url
     events: Events = DEFAULT_EVENTS
     secret: Annotated[Secret | None, Field(repr=False)] = None
 
@@ -37,7 +39,7 @@ class Receiver(BaseModel):
 
     url: str
     host: Annotated[str, StringConstraints(pattern=r"^\S+$")]
-    limit: Annotated[int, Field(ge=1, le=256)]
+    limit: Limit
     events: Events = DEFAULT_EVENTS
     name: str | None = None
     secret: Annotated[Secret | None, Field(repr=False)] = None

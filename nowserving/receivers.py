@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from nowserving.errors import ReceiversError, WebhookUrlError
 from nowserving.parameters import STRICT
-from nowserving.receiver import DEFAULT_EVENTS, MAX_RECEIVERS, MAX_URL_CHARACTERS, Events, Receiver, Secret
+from nowserving.receiver import DEFAULT_EVENTS, MAX_RECEIVERS, Events, Limit, Receiver, Secret, Url
 from nowserving.settings import Settings
 from nowserving.target import Policy, parse_target
 
@@ -27,13 +27,13 @@ class Entry(BaseModel):
 
     model_config = STRICT
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)]
+    url: Url
     events: Events = DEFAULT_EVENTS
     secrets: Annotated[tuple[Secret, ...], Field(max_length=2, strict=False)] = ()
     keys: (
         Annotated[frozenset[Annotated[str, StringConstraints(pattern=_KEY)]], Field(min_length=1, strict=False)] | None
     ) = None
-    concurrency: Annotated[int, Field(ge=1, le=256)] | None = None
+    concurrency: Limit | None = None
 
 
 class Receivers:

@@ -18,8 +18,8 @@ import httpx
 
 from nowserving.address import IPAddress, why_not_public
 from nowserving.errors import SettingsError, WebhookUrlError
+from nowserving.receiver import MAX_URL_CHARACTERS
 
-MOST_CHARACTERS = 2048
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Resolver = Callable[[str, int], Sequence[str]]
@@ -53,7 +53,7 @@ class Target:
 
 def parse_target(url: str) -> Target:
     """Read a webhook's URL. Raises WebhookUrlError, which says the rule that it breaks."""
-    _demand(len(url) <= MOST_CHARACTERS, f"has at most {MOST_CHARACTERS:,} characters")
+    _demand(len(url) <= MAX_URL_CHARACTERS, f"has at most {MAX_URL_CHARACTERS:,} characters")
     _demand(all(c.isprintable() and c not in " \\" for c in url), "has no spaces, control characters or backslashes")
     match = _AUTHORITY.match(url)
     if match is None:
@@ -73,7 +73,9 @@ def parse_target(url: str) -> Target:
             sent = sent.copy_with(host=host)
     except httpx.InvalidURL as error:
         raise WebhookUrlError(f"a webhook's URL is one by RFC 3986: {error}") from None
-    _demand(len(str(sent)) <= MOST_CHARACTERS, f"has at most {MOST_CHARACTERS:,} characters, percent-encoded ones, too")
+    _demand(
+        len(str(sent)) <= MAX_URL_CHARACTERS, f"has {MAX_URL_CHARACTERS:,} characters at most, percent-encoded, too"
+    )
     if (sent.scheme, sent.raw_host, sent.port or DEFAULT_PORTS[scheme]) != (scheme, host.encode(), port):
         raise WebhookUrlError("a webhook's URL has a host that is read in one way only")
     return Target(str(sent), scheme, host, port, address)
