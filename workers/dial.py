@@ -188,12 +188,11 @@ class Backend(httpcore.NetworkBackend):
     ) -> Stream:
         """See httpcore. Raises DialError, or WebhookUrlError if an address may not be reached."""
         until = timeout or 0
-        addresses = [str(address) for address in self._policy.check_addresses(self._target, self._find(until))]
+        addresses = self._policy.check_addresses(self._target, self._find(until))[:MOST_ADDRESSES]
         failure = "connect: the name has no address"
-        for number, address in enumerate(addresses[:MOST_ADDRESSES]):
-            others = min(len(addresses), MOST_ADDRESSES) - number - 1
+        for number, address in enumerate(addresses):
             try:
-                connected = self._dial(address, port, left_seconds(until) / (1 + others))
+                connected = self._dial(str(address), port, left_seconds(until) / (len(addresses) - number))
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return Stream(connected)
             except TimeoutError:
