@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
@@ -41,21 +40,18 @@ class Receivers:
 
     def __init__(
         self,
-        everyones: Iterable[Receiver] = (),
-        of_key: Mapping[str, tuple[Receiver, ...]] | None = None,
-        secrets: Mapping[str, tuple[str, ...]] | None = None,
-        server_secrets: tuple[str, ...] = (),
+        everyones: tuple[Receiver, ...],
+        of_key: Mapping[str, tuple[Receiver, ...]],
+        secrets: Mapping[str, tuple[str, ...]],
+        server_secrets: tuple[str, ...],
     ) -> None:
-        self._everyones, self._of_key = tuple(everyones), dict(of_key or {})
-        self._secrets, self._server_secrets = dict(secrets or {}), server_secrets
+        self._everyones, self._of_key = everyones, of_key
+        self._secrets, self._server_secrets = secrets, server_secrets
 
     def for_key(self, api_key: str | None) -> tuple[Receiver, ...]:
         """Who is told of a job that was submitted with this key, or with none."""
-        if api_key is None or not self._of_key:
-            return self._everyones
-        hashed = hash_key(api_key)
-        found = [mine for known, mine in self._of_key.items() if hmac.compare_digest(known, hashed)]
-        return self._everyones + (found[0] if found else ())
+        mine = () if api_key is None else self._of_key.get(hash_key(api_key), ())
+        return self._everyones + mine
 
     def secrets_of(self, name: str | None, own: str | None = None) -> tuple[str, ...]:
         """What signs a receiver's webhooks: the file's secrets under its name, else its own, else the server's."""
@@ -103,7 +99,7 @@ def parse_receivers(document: Mapping[str, object], where: str, settings: Settin
     most = len(everyones) + max(map(len, of_key.values()), default=0)
     if most > MAX_RECEIVERS:
         raise ReceiversError(f"{where}: one job would have {most} receivers; {MAX_RECEIVERS} are allowed")
-    return Receivers(everyones, {key: tuple(mine) for key, mine in of_key.items()}, secrets, servers)
+    return Receivers(tuple(everyones), {key: tuple(mine) for key, mine in of_key.items()}, secrets, servers)
 
 
 def _parse_entry(name: str, table: object, where: str) -> Entry:
