@@ -16,7 +16,7 @@ from nowserving.cli.interrupt import Interrupt, Interrupted
 from nowserving.cli.port import make_url
 from nowserving.cli.receiver import Received, Receiver
 from nowserving.cli.table import shorten, tame
-from nowserving.cli.webhook_secret import SECRET_FILE
+from nowserving.cli.webhook_secret import read_secrets, secret_path
 from nowserving.secret import check_secret
 from nowserving.settings import load_settings
 
@@ -63,33 +63,24 @@ def listen(
 def find_secrets(given: list[str]) -> tuple[list[str], str]:
     """The secrets to verify with, and where they are from. Raises StartError or SettingsError."""
     if given:
-        return _check(given, "--secret"), "--secret"
+        try:
+            return [check_secret(secret) for secret in given], "--secret"
+        except ValueError as error:
+            raise StartError(f"--secret: {error}") from None
     settings = load_settings()
     if settings.webhook_secret:
         return [secret.get_secret_value() for secret in settings.webhook_secret], "NOWSERVING_WEBHOOK_SECRET"
-    path = settings.data_dir.expanduser().absolute() / SECRET_FILE
+    path = secret_path(settings)
+    shown = str(path).replace(str(Path.home()), "~", 1)
     try:
-        return _check(path.read_text().replace(",", " ").split(), str(path)), _shown(path)
+        return read_secrets(path), shown
     except FileNotFoundError:
         raise StartError(
             "there is no secret to verify with: give --secret, set NOWSERVING_WEBHOOK_SECRET, or start"
-            f" `nowserving up`, which writes {_shown(path)}"
+            f" `nowserving up`, which writes {shown}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{path} cannot be read: {error}") from None
-
-
-def _check(secrets: list[str], whence: str) -> list[str]:
-    if not secrets:
-        raise StartError(f"{whence} is empty")
-    try:
-        return [check_secret(secret) for secret in secrets]
-    except ValueError as error:
-        raise StartError(f"{whence}: {error}") from None
-
-
-def _shown(path: Path) -> str:
-    return str(path).replace(str(Path.home()), "~", 1)
+    except OSError as error:
+        raise StartError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def print_line(received: Received) -> None:

@@ -24,23 +24,30 @@ def with_secret(settings: Settings) -> tuple[Settings, Path | None]:
     """
     if settings.webhook_secret:
         return settings, None
-    path = settings.data_dir.expanduser().absolute() / SECRET_FILE
+    path = secret_path(settings)
     try:
-        with suppress(FileNotFoundError):
-            return _use(settings, path), path
-        _make(path)
-        return _use(settings, path), path
+        if not path.exists():
+            _make(path)
+        secrets = tuple(map(SecretStr, read_secrets(path)))
     except OSError as error:
         raise StartError(f"the webhook secret {path} cannot be used: {error.strerror}") from None
+    return settings.model_copy(update={"webhook_secret": secrets}), path
+
+
+def secret_path(settings: Settings) -> Path:
+    """Where the file is, if there is one."""
+    return settings.data_dir.expanduser().absolute() / SECRET_FILE
+
+
+def read_secrets(path: Path) -> list[str]:
+    """What the file holds: one secret, or two while it is changed. Raises OSError or StartError."""
+    try:
+        words = path.read_text("utf-8").replace(",", " ").split()
+        if not 1 <= len(words) <= 2:
+            raise ValueError("it holds one secret, or two while it is changed")
+        return [check_secret(word) for word in words]
     except ValueError as error:
         raise StartError(f"{path}: {error}; mend it, or remove it to have another made") from None
-
-
-def _use(settings: Settings, path: Path) -> Settings:
-    words = path.read_text("utf-8").replace(",", " ").split()
-    if not 1 <= len(words) <= 2:
-        raise ValueError("it holds one secret, or two while it is changed")
-    return settings.model_copy(update={"webhook_secret": tuple(SecretStr(check_secret(word)) for word in words)})
 
 
 def _make(path: Path) -> None:
