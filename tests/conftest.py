@@ -12,6 +12,7 @@ import pytest
 from nowserving.store import Store, connect
 from tests.api_server import ApiServer
 from tests.fake_worker import FakeWorker
+from tests.mailbox import Mailbox
 from tests.redis_server import RedisServer
 
 Eventually = Callable[..., None]
@@ -31,6 +32,14 @@ def redis_url(redis_server: RedisServer) -> str:
     """The address of a real, empty Redis."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture
+def live(redis_url: str) -> Iterator[Store]:
+    """A store on a real, empty Redis, which processes may use beside it."""
+    store = Store(connect(redis_url))
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -97,6 +106,13 @@ def worker(redis_url: str) -> Iterator[FakeWorker]:
     fake = FakeWorker(redis_url)
     yield fake
     fake.close()
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    """A receiver of webhooks in this process."""
+    with Mailbox() as box:
+        yield box
 
 
 @pytest.fixture

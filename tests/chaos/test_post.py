@@ -18,7 +18,7 @@ import pytest
 from nowserving import letter
 from nowserving.answer import Tally
 from nowserving.receiver import Receiver
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.deliverer_process import SECRET, DelivererProcess, ready
 from tests.letterbox import ended, of
 from tests.mailbox import Mailbox
@@ -30,19 +30,6 @@ SEED = int(os.environ.get("NOWSERVING_CHAOS_SEED", "1"))
 CONCURRENCY = 32
 
 Eventually = Callable[..., None]
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
-    with Mailbox() as box:
-        yield box
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from nowserving import keys, verb
 from nowserving.delivery import WEBHOOKS, Attempt
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.api_server import MODEL, ApiServer
 from tests.fake_worker import FakeWorker
 from tests.letterbox import HOOK, beat, fail, pick, pick_one, settle
@@ -21,13 +21,6 @@ StartApi = Callable[..., ApiServer]
 NO = Attempt(at=1767225600.25, status=503, seconds=0.125, error=None, answer="busy")
 NEVER = Attempt(at=1767225601.0, status=None, seconds=5.0, error="no connection within 5 s")
 YES = Attempt(at=1767225602.0, status=204, seconds=0.5)
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 def deliveries(api: ApiServer, job_id: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from nowserving.job import Status
 from nowserving.receiver import DEFAULT_EVENTS
 from nowserving.receivers import hash_key
 from nowserving.secret import new_secret
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.api_server import ApiServer
 from tests.fake_worker import FakeWorker
 from tests.redis_server import RedisServer
@@ -53,13 +53,6 @@ def hooked(shared_hooked: ApiServer, redis_url: str) -> ApiServer:
     """An API that has a secret, on an empty Redis."""
     assert redis_url
     return shared_hooked
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 def record(store: Store, job_id: str) -> Any:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,19 +27,6 @@ Eventually = Callable[..., None]
 Start = Callable[..., DelivererProcess]
 
 LEASE_SECONDS = 2.0
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
-    with Mailbox() as box:
-        yield box
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from nowserving import letter
 from nowserving.client import Client
 from nowserving.job import Status
 from nowserving.secret import new_secret
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.api_process import ApiProcess
 from tests.deliverer_process import SECRET, DelivererProcess
 from tests.deliverer_process import ready as delivers
@@ -28,19 +28,6 @@ JOBS = 1000
 DELIVERED = {"delivered"}
 OLD = "whsec_" + "b2xk" * 8
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
-    with Mailbox() as box:
-        yield box
 
 
 @pytest.fixture
