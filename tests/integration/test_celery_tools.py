@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,17 +16,10 @@ import pytest
 from nowserving import keys
 from nowserving.cli.port import find_free_port
 from nowserving.job import Status
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.worker_process import MODEL, ROOT, WorkerProcess, enqueue, look, noop, ready, workers
 
 Eventually = Callable[..., None]
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture

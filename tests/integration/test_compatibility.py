@@ -10,7 +10,7 @@ import io
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from nowserving import keys
 from nowserving.client import ApiError, Client
 from nowserving.job import VERSION, Status
 from nowserving.secret import new_secret
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.api_process import ApiProcess
 from tests.child_process import ROOT
 from tests.invariant import story
@@ -65,13 +65,6 @@ def unpack(commit: str, folder: Path) -> Path:
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The previous version's code."""
     return unpack(previous(), tmp_path_factory.mktemp("previous"))
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 def previous_format() -> str:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from nowserving import keys, verb
 from nowserving.job import Status
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.worker_process import MODEL, enqueue, look
 from workers.heartbeat import Heartbeat
 from workers.lease import Leases
 
 LEASE_SECONDS = 60.0
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -6,11 +6,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
 from nowserving import verb
 from nowserving.event import is_terminal
@@ -32,13 +30,6 @@ def catalog(**quirks: object) -> str:
     environment = f"{{ PYTHONPATH = {json.dumps(str(ROOT))}, QUIRKS = '{json.dumps(quirks)}' }}"
     command = json.dumps([sys.executable, "-m", "tests.scripted_server", "{port}"])
     return f'[models.{MODEL}]\nengine = "openai"\nslots = 8\ncommand = {command}\nenvironment = {environment}\n'
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 def kill_server(worker: WorkerProcess, *before: int) -> int:

@@ -6,7 +6,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -176,13 +176,6 @@ def test_all_verbs_at_once_leave_nothing_to_mend(redis_url: str, seed: int) -> N
     assert rounds.mended == []
     assert rounds.done > 10
     print(f"{len(ids)} jobs, {sum(hand.acts for hand in hands)} acts, {rounds.done} rounds: nothing mended")
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.mark.timeout(180)

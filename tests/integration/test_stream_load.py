@@ -16,7 +16,7 @@ import pytest
 
 from nowserving import keys
 from nowserving.job import Status
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.api_process import ApiProcess
 from tests.fake_worker import FakeWorker
 from tests.follower import Follower
@@ -31,13 +31,6 @@ EVENTS, EVENT_BYTES = 3000, 4000
 """A story of 12 MB; the system takes in some 3 MB of it for a connection of which nobody reads."""
 BYTES_A_READER = 500 * EVENT_BYTES
 """What the API may keep for one: the events of a read."""
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import run
 
@@ -21,13 +21,6 @@ from tests.worker_process import MODEL, ROOT, WorkerProcess, enqueue, look, noop
 
 Eventually = Callable[..., None]
 Start = Callable[..., WorkerProcess]
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from nowserving import keys, verb
 from nowserving.event import is_terminal
 from nowserving.job import Status
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.invariant import story
 from tests.proxy import CuttingProxy
 from tests.worker_process import MODEL, WorkerProcess, enqueue, look, noop, ready, statuses, workers
@@ -27,13 +27,6 @@ SLOW = noop(slots=8, source=f"noop:{TOKENS}@0.06")
 LONG = {"max_new_tokens": TOKENS}
 CALM = (TOKENS, " ".join(f"w{index}" for index in range(TOKENS)), 1)
 """What a job's stream tells when nothing happens to it: its tokens, their text, one terminal event."""
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from nowserving import verb
 from nowserving.job import Input, Parameters, Status
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.board import texts
 from tests.oracle import Oracle
 from tests.tiny import make_model, make_tokenizer
@@ -21,13 +19,6 @@ from workers.engines.text import BROKEN
 Eventually = Callable[..., None]
 CATALOG = f'[models.{MODEL}]\nengine = "tests.tight:make"\nslots = 8\nmemory_fraction = 1.0\n'
 JOBS = 24
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 def test_a_probe_that_hides_a_tenth_of_the_card_fails_no_job_and_changes_no_text(

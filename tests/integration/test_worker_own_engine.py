@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nowserving import verb
 from nowserving.job import Status
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.invariant import story
 from tests.worker_process import MODEL, WorkerProcess, enqueue, look, statuses, workers
 
@@ -18,13 +18,6 @@ Eventually = Callable[..., None]
 Start = Callable[..., WorkerProcess]
 
 LONG = {"max_new_tokens": 100_000, "seed": 3}
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from json import dumps, loads
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from nowserving import keys
 from nowserving.job import Status
-from nowserving.store import Store, connect
+from nowserving.store import Store
 from tests.invariant import story
 from tests.worker_process import WorkerProcess, enqueue, look, noop, statuses
 
@@ -21,13 +21,6 @@ Start = Callable[..., WorkerProcess]
 TOKENS = 20
 LONG = {"max_new_tokens": TOKENS}
 CALM = (TOKENS, " ".join(f"w{index}" for index in range(TOKENS)), 1)
-
-
-@pytest.fixture
-def live(redis_url: str) -> Iterator[Store]:
-    store = Store(connect(redis_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture
