@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from nowserving import verb
 from nowserving.answer import Beat, Queue, Reaped, Suspect, Taken, Unfit
 from nowserving.job import Job, Submission, fields_of, new_job_id
@@ -50,10 +52,17 @@ ALWAYS = 1e12
 
 
 def renew(
-    store: Store, *claims: str, worker: str = "w", draining: bool = False, blocked: bool = False, reap_until: float = 0
+    store: Store,
+    *claims: str,
+    model: str = MODEL,
+    worker: str = "w",
+    draining: bool = False,
+    blocked: bool = False,
+    reap_until: float = 0,
+    info: Mapping[str, object] = {"slots": 1},
 ) -> Beat:
     call = verb.renew(
-        MODEL,
+        model,
         worker,
         claims,
         lease_seconds=LEASE,
@@ -61,13 +70,13 @@ def renew(
         blocked=blocked,
         reap_until=reap_until,
         max_attempts=3,
-        info={"slots": 1},
+        info=info,
     )
     return store.run(call)
 
 
-def reap(store: Store, reap_until: float = ALWAYS) -> Reaped:
-    return store.run(verb.reap("me", [MODEL], period_seconds=0, max_attempts=3, reap_until=reap_until))
+def reap(store: Store, reap_until: float = ALWAYS, models: Sequence[str] = (MODEL,)) -> Reaped:
+    return store.run(verb.reap("me", models, period_seconds=0, max_attempts=3, reap_until=reap_until))
 
 
 def look(store: Store, job_id: str) -> Job:
@@ -83,12 +92,12 @@ def texts(store: Store, job_id: str) -> list[tuple[str, object]]:
     return [(event.type, event.data.get("index")) for event in events]
 
 
-def reconcile(store: Store, limit: int = 200) -> list[tuple[str, str]]:
+def reconcile(store: Store, limit: int = 200, models: Sequence[str] = (MODEL,)) -> list[tuple[str, str]]:
     """A whole round of the check; what it has mended: kind and of what."""
     mends: list[tuple[str, str]] = []
     cursor = ""
     while True:
-        page = store.run(verb.reconcile("me", [MODEL], cursor, limit=limit))
+        page = store.run(verb.reconcile("me", models, cursor, limit=limit))
         assert page is not None
         mends += page.mended
         cursor = page.cursor

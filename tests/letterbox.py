@@ -12,6 +12,7 @@ from nowserving.job import Status, Submission, fields_of, new_job_id
 from nowserving.receiver import Receiver
 from nowserving.secret import new_secret
 from nowserving.store import Store
+from tests import board
 from tests.api_server import ApiServer
 from tests.board import LEASE, MODEL, take
 from tests.fake_worker import FakeWorker
@@ -65,18 +66,7 @@ def pick_one(store: Store) -> Taken:
 def beat(store: Store, worker: str = "d") -> None:
     """Let a deliverer say that it lives."""
     said = {"state": "ready", "slots": 32, "running": 0, "gate": {"open": True, "reason": None}, "pid": 7}
-    call = verb.renew(
-        WEBHOOKS,
-        worker,
-        [],
-        lease_seconds=LEASE,
-        draining=False,
-        blocked=False,
-        reap_until=0,
-        max_attempts=3,
-        info=said,
-    )
-    store.run(call)
+    board.renew(store, model=WEBHOOKS, worker=worker, info=said)
 
 
 def fail(api: ApiServer, worker: FakeWorker) -> str:
@@ -102,17 +92,9 @@ def of(store: Store, job_id: str) -> Sequence[Delivery]:
 
 
 def tick(store: Store) -> None:
-    store.run(verb.reap("me", [MODEL, WEBHOOKS], period_seconds=0, max_attempts=3, reap_until=1e12))
+    board.reap(store, models=[MODEL, WEBHOOKS])
 
 
 def reconcile(store: Store) -> list[str]:
     """A whole round of the check; the kinds of what it has mended."""
-    kinds: list[str] = []
-    cursor = ""
-    while True:
-        page = store.run(verb.reconcile("me", [MODEL, WEBHOOKS], cursor))
-        assert page is not None
-        kinds += [kind for kind, _ in page.mended]
-        cursor = page.cursor
-        if not cursor:
-            return kinds
+    return [kind for kind, _ in board.reconcile(store, models=[MODEL, WEBHOOKS])]

@@ -12,7 +12,7 @@ from nowserving.delivery import WEBHOOKS, Attempt, DeliveryStatus, is_delivery_i
 from nowserving.errors import DeliveryNotFoundError
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store
-from tests.board import ALWAYS, at, look, take, texts
+from tests.board import ALWAYS, at, look, renew, take, texts
 from tests.letterbox import DONE, FAILED, end, ended, enqueue, of, pick, receiver, settle, tick
 
 ALL = ("job.started", "job.succeeded", "job.failed", "job.canceled", "job.expired")
@@ -233,19 +233,8 @@ def test_however_many_attempts_there_are_the_log_keeps_the_last(store: Store) ->
 def test_time_and_leases_work_for_deliveries_as_for_jobs(store: Store) -> None:
     ended(store, receiver())
     (taken,) = pick(store, "a")
-    call = verb.renew(
-        WEBHOOKS,
-        "d",
-        ["a"],
-        lease_seconds=10,
-        draining=False,
-        blocked=False,
-        reap_until=ALWAYS,
-        max_attempts=3,
-        info={"slots": 1},
-    )
     at(store, 8)
-    assert store.run(call).lost == ()
+    assert renew(store, "a", model=WEBHOOKS, worker="d", reap_until=ALWAYS).lost == ()
     at(store, 16)
     tick(store)
     assert settle(store, taken)
