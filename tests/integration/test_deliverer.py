@@ -261,7 +261,7 @@ def test_a_deliverers_process_has_no_engine_in_it(redis_url: str) -> None:
     assert not modules & {"torch", "transformers", "numpy", "workers.worker", "workers.engines"}
 
 
-def test_retries_are_due_while_no_deliverer_lives_and_sent_by_the_next(
+def test_a_retry_outlives_its_deliverer_and_is_sent_by_the_next(
     live: Store, start: Start, mailbox: Mailbox, eventually: Eventually
 ) -> None:
     mailbox.answer = lambda letter: 500 if letter.nth == 1 else 204
