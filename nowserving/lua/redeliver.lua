@@ -2,6 +2,7 @@
 -- ARGV: now, id
 -- Answers: {field, value, …} of the delivery · {} (there is none)
 -- Promises: one under way, or in the queue already, is left alone; the id stays.
+even_if_full()
 local id = ARGV[2]
 local job = read(id)
 if not job or not job.host then return {} end

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from nowserving import keys, verb
 from nowserving.delivery import WEBHOOKS, Attempt
-from nowserving.store import Store
+from nowserving.store import Store, connect
 from tests.api_server import MODEL, ApiServer
 from tests.fake_worker import FakeWorker
-from tests.letterbox import HOOK, beat, fail, pick, pick_one, settle
+from tests.letterbox import HOOK, beat, ended, fail, pick, pick_one, receiver, settle
+from tests.redis_server import RedisServer
 
 Eventually = Callable[..., None]
 StartApi = Callable[..., ApiServer]
@@ -81,6 +83,16 @@ def test_a_dead_one_is_listed_and_delivered_anew(api: ApiServer, live: Store, wo
     assert [attempt["status"] for attempt in told["attempts"]] == [None, 204]
     assert told["status"] == "delivered"
     assert api.http.get("/v1/deliveries?status=dead").json() == {"data": [], "next_cursor": None}
+
+
+def test_a_full_redis_delivers_one_anew_all_the_same(start_api: StartApi, own_redis: RedisServer) -> None:
+    api = start_api(own_redis.url)
+    with closing(Store(connect(own_redis.url))) as store:
+        job_id = ended(store, receiver())
+        assert settle(store, pick_one(store), "dead", NEVER)
+    own_redis.configure(maxmemory=1)
+    answer = api.http.post(f"/v1/deliveries/{deliveries(api, job_id)[0]['id']}/redeliver")
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending"), answer.text
 
 
 def test_they_are_listed_newest_first_in_pages(api: ApiServer, worker: FakeWorker) -> None:
