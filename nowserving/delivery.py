@@ -6,20 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from nowserving.errors import RecordError
+from nowserving.seconds import read_optional_seconds, read_seconds
 
 WEBHOOKS = "@webhooks"
 """Deliveries are taken as jobs are: this stands where a model's name stands, and no model can be called so."""
 
 Event = Literal["job.started", "job.succeeded", "job.failed", "job.canceled", "job.expired"]
 """What a receiver may be told."""
-
-LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-"""Unix seconds that can still be written as a date."""
 
 _ID = re.compile(r"dlv_[0-7][0-9a-hjkmnp-tv-z]{25}_(started|succeeded|failed|canceled|expired)(_[2-8])?\Z")
 
@@ -64,7 +61,7 @@ class Attempt:
     def from_json(cls, text: str) -> Self:
         """Raises ValueError or TypeError for what is none."""
         at, status, seconds, error, answer = json.loads(text)
-        return cls(_number(at), None if status is None else int(status), _number(seconds), error, str(answer))
+        return cls(read_seconds(at), None if status is None else int(status), read_seconds(seconds), error, str(answer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +93,9 @@ class Delivery:
                 url=fields["url"],
                 receiver=fields.get("receiver"),
                 status=RECORDED[fields["status"]],
-                created_at=_number(fields["created_at"]),
-                finished_at=_optional_number(fields, "finished_at"),
-                next_attempt_at=_optional_number(fields, "due"),
+                created_at=read_seconds(fields["created_at"]),
+                finished_at=read_optional_seconds(fields, "finished_at"),
+                next_attempt_at=read_optional_seconds(fields, "due"),
                 tries=int(fields.get("tries", 0)),
                 attempts=tuple(Attempt.from_json(line) for line in fields.get("log", "").split("\n") if line),
             )
@@ -109,14 +106,3 @@ class Delivery:
 def is_delivery_id(text: str) -> bool:
     """Whether `text` has the form of a delivery's id."""
     return _ID.match(text) is not None
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not 0 <= number <= LATEST:
-        raise ValueError(f"{value} is no time")
-    return number
-
-
-def _optional_number(fields: Mapping[str, Any], name: str) -> float | None:
-    return _number(fields[name]) if name in fields else None

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from ulid import ULID
 
-from nowserving.delivery import LATEST
 from nowserving.errors import InvalidInputError, JobNotRetryableError, RecordError
 from nowserving.input import Input as Input
 from nowserving.input import Message as Message
 from nowserving.parameters import STRICT
 from nowserving.parameters import Parameters as Parameters
 from nowserving.receiver import Receiver, Webhook, read_receivers, write_receivers
+from nowserving.seconds import read_optional_seconds, read_seconds
 
 VERSION = 3
 """The record's format, its field `v`. Code of version N reads N-1; a job of a newer version stays queued. A record
@@ -172,13 +172,13 @@ class Job:
                 input=Input.model_validate_json(fields["input"]),
                 parameters=Parameters.model_validate_json(fields["parameters"]),
                 tokens=int(fields["tokens"]),
-                created_at=_float(fields["created_at"]),
-                timeout_seconds=_float(fields["timeout_seconds"]),
-                retain_seconds=_float(fields["retain_seconds"]),
-                start_by=_optional_float(fields, "start_by"),
-                started_at=_optional_float(fields, "started_at"),
-                finished_at=_optional_float(fields, "finished_at"),
-                ran_seconds=_float(fields.get("ran_seconds", "0")),
+                created_at=read_seconds(fields["created_at"]),
+                timeout_seconds=read_seconds(fields["timeout_seconds"]),
+                retain_seconds=read_seconds(fields["retain_seconds"]),
+                start_by=read_optional_seconds(fields, "start_by"),
+                started_at=read_optional_seconds(fields, "started_at"),
+                finished_at=read_optional_seconds(fields, "finished_at"),
+                ran_seconds=read_seconds(fields.get("ran_seconds", "0")),
                 attempt=int(fields.get("attempt", 0)),
                 takes=int(fields.get("takes", 0)),
                 generated=int(fields.get("generated", 0)),
@@ -186,7 +186,7 @@ class Job:
                 output=_object(fields["output"]) if "output" in fields else None,
                 error=_object(fields["error"]) if "error" in fields else None,
                 metadata=_object(fields.get("metadata", "{}")),
-                start_within_seconds=_optional_float(fields, "start_within_seconds"),
+                start_within_seconds=read_optional_seconds(fields, "start_within_seconds"),
                 retry_of=fields.get("retry_of"),
                 receivers=read_receivers(fields["webhook"]) if "webhook" in fields else (),
                 traceparent=fields.get("traceparent"),
@@ -254,17 +254,6 @@ def fields_of(
     if traceparent is not None:
         fields["traceparent"] = traceparent
     return fields
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= LATEST:
-        raise ValueError(f"{text} is no time")
-    return number
-
-
-def _optional_float(fields: Mapping[str, str], name: str) -> float | None:
-    return _float(fields[name]) if name in fields else None
 
 
 def _object(text: str) -> dict[str, Any]:
