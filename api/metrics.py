@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -30,7 +30,7 @@ async def scrape(request: Request) -> Response:
         families = await _read(front_of(request))
     except StoreUnavailableError:
         families = [_gauge("redis_up", "Whether Redis answers.", 0)]
-    return Response(_write(families), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(generate_latest(_Read(families)), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 async def _read(front: Front) -> list[Metric]:
@@ -99,9 +99,3 @@ class _Read(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families
-
-
-def _write(families: Iterable[Metric]) -> bytes:
-    registry = CollectorRegistry()
-    registry.register(_Read(families))
-    return generate_latest(registry)
