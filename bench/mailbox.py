@@ -1,4 +1,4 @@
-"""The receiver that `bench.post` sends to: answers 200 and does nothing else. `uvicorn bench.mailbox:app`."""
+"""The receiver that `bench.post` sends to: answers 200 and does nothing else. It has no lifespan."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ Event = MutableMapping[str, Any]
 
 async def app(scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]) -> None:
     """Read the body, as every receiver must, and answer."""
-    if scope["type"] == "lifespan":
-        while (await receive())["type"] != "lifespan.shutdown":
-            await send({"type": "lifespan.startup.complete"})
-        await send({"type": "lifespan.shutdown.complete"})
-        return
     while (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})

@@ -39,7 +39,7 @@ class Post(Stack):
     def start(self) -> None:
         """Run the receiver, then the deliverer."""
         receiver = [sys.executable, "-m", "uvicorn", "bench.mailbox:app", "--port", str(self.port), *QUIET_API]
-        self.run("receiver", [*receiver, "--no-access-log"], {})
+        self.run("receiver", [*receiver, "--lifespan", "off", "--no-access-log"], {})
         env = {
             "NOWSERVING_REDIS_URL": self.redis.url,
             "NOWSERVING_WEBHOOK_SECRET": new_secret(),
