@@ -31,15 +31,15 @@ from nowserving.trip import Replicas
 
 
 def create_app(
-    settings: Settings | None = None, catalog: Catalog | None = None, look_up: Resolver = resolve
+    settings: Settings | None = None, catalog: Catalog | None = None, resolver: Resolver = resolve
 ) -> FastAPI:
-    """Make an app; what is not given is read from the environment when it starts. `look_up` finds names' addresses."""
+    """Make an app; what is not given is read from the environment when it starts. `resolver` finds names' addresses."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         read = settings or load_settings()
         known = catalog or load_catalog(read.models_file)
-        async with _open_front(read, known, look_up) as front:
+        async with _open_front(read, known, resolver) as front:
             app.state.front = front
             yield
 
@@ -58,10 +58,10 @@ def create_app(
 
 
 @asynccontextmanager
-async def _open_front(settings: Settings, catalog: Catalog, look_up: Resolver) -> AsyncIterator[Front]:
+async def _open_front(settings: Settings, catalog: Catalog, resolver: Resolver) -> AsyncIterator[Front]:
     policy = Policy(settings.webhook_allow, settings.webhook_ports)
     receivers = load_receivers(settings, policy)
-    webhooks = Webhooks(policy, receivers, Names(look_up), settings.webhook_host_concurrency)
+    webhooks = Webhooks(policy, receivers, Names(resolver), settings.webhook_host_concurrency)
     everything = (*catalog, WEBHOOKS)
     async with AsyncExitStack() as stack:
         replicas = Replicas(settings.wait_replicas, settings.wait_replicas_seconds) if settings.wait_replicas else None

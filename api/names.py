@@ -32,8 +32,8 @@ class _Known:
 class Names:
     """What hosts' addresses were a moment ago. All who ask for one at the same time share one look-up."""
 
-    def __init__(self, look_up: Resolver = resolve) -> None:
-        self._look_up = look_up
+    def __init__(self, resolver: Resolver = resolve) -> None:
+        self._resolver = resolver
         self._known: dict[str, _Known] = {}
         """The one learnt longest ago comes first."""
         self._free = threading.Semaphore(MAX_ASKED)
@@ -64,7 +64,7 @@ class Names:
             found = None
             try:
                 with suppress(OSError, ValueError):
-                    found = self._look_up(host, port) or None
+                    found = self._resolver(host, port) or None
             finally:
                 self._free.release()
                 with suppress(RuntimeError):  # the loop has ended

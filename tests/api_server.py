@@ -28,12 +28,12 @@ def know_nobody(host: str, port: int) -> list[str]:
 class ApiServer:
     """One uvicorn with an app of its own; `http` is a client of it."""
 
-    def __init__(self, redis_url: str, look_up: Resolver = know_nobody, **settings: Any) -> None:
+    def __init__(self, redis_url: str, resolver: Resolver = know_nobody, **settings: Any) -> None:
         self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
         read = Settings(redis_url=SecretStr(redis_url), **settings)
-        self.app = create_app(read, parse_catalog(CATALOG, "test"), look_up)
+        self.app = create_app(read, parse_catalog(CATALOG, "test"), resolver)
         config = uvicorn.Config(self.app, port=self.port, log_level="warning", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

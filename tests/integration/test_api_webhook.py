@@ -34,7 +34,7 @@ NAMES = {
 }
 
 
-def look_up(host: str, _: int) -> list[str]:
+def resolve(host: str, _: int) -> list[str]:
     """The only names there are."""
     if host not in NAMES:
         raise OSError("there is no such name")
@@ -43,7 +43,7 @@ def look_up(host: str, _: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def shared_hooked(redis_server: RedisServer) -> Iterator[ApiServer]:
-    server = ApiServer(redis_server.url, look_up=look_up, webhook_secret=SERVERS).start()
+    server = ApiServer(redis_server.url, resolver=resolve, webhook_secret=SERVERS).start()
     yield server
     server.stop()
 
@@ -146,7 +146,7 @@ def test_a_name_that_is_not_found_is_accepted(hooked: ApiServer) -> None:
 
 
 def test_without_any_secret_it_is_refused_and_said_what_to_do(start_api: StartApi, redis_url: str) -> None:
-    api = start_api(redis_url, look_up=look_up)
+    api = start_api(redis_url, resolver=resolve)
     field, message = refused(api, {"url": URL})
     assert field == "webhook.secret"
     assert "NOWSERVING_WEBHOOK_SECRET" in message
@@ -155,7 +155,7 @@ def test_without_any_secret_it_is_refused_and_said_what_to_do(start_api: StartAp
 
 
 def test_what_the_settings_allow_may_be_private_plain_and_on_any_port(start_api: StartApi, redis_url: str) -> None:
-    api = start_api(redis_url, look_up=look_up, webhook_secret=SERVERS, webhook_allow="inside.example,127.0.0.1")
+    api = start_api(redis_url, resolver=resolve, webhook_secret=SERVERS, webhook_allow="inside.example,127.0.0.1")
     for url in ("http://inside.example:8080/", "https://inside.example/", "http://127.0.0.1:9999/hook"):
         assert api.submit(webhook={"url": url}).status_code == 202, url
     assert refused(api, {"url": "http://hooks.example/"})[0] == "webhook.url"
@@ -228,7 +228,7 @@ def defaults(start_api: StartApi, redis_url: str, tmp_path: Path) -> ApiServer:
         f'[receivers.shop]\nurl = "{URL}/shop"\nsecrets = ["{OTHER}"]\nevents = ["job.failed"]\n'
         f'keys = ["{hash_key("k1")}"]\nconcurrency = 2\n'
     )
-    return start_api(redis_url, look_up=look_up, receivers_file=file)
+    return start_api(redis_url, resolver=resolve, receivers_file=file)
 
 
 @pytest.mark.parametrize(
