@@ -155,7 +155,7 @@ def document() -> str:
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
         if isinstance(default, tuple):
-            default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default) or None
-        shown = "none" if default is None else str(default).replace(str(Path.home()), "~")
+            default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
+        shown = "none" if default in (None, "") else str(default).replace(str(Path.home()), "~")
         rows.append(f"| `NOWSERVING_{name.upper()}` | `{shown}` | {field.description} |")
     return "\n".join(rows) + "\n"
