@@ -19,7 +19,7 @@
 | stats:{model} | hash | running averages behind the estimated wait; of @webhooks what has come of all deliveries |
 | jobs | zset | all kept jobs by sequence |
 | deliveries | zset | all kept deliveries by sequence |
-| sending | zset | `host id` of each delivery that stands in its queue or is being sent |
+| turns | zset | `host id` of each delivery that stands in its queue or is being sent |
 | line | zset | `host id` of each delivery that waits till fewer of its host are |
 | slow:{host} | string | there for a minute after a host answered 5xx, or not at all |
 | finished | zset | ended jobs and deliveries by the time they are forgotten |
@@ -58,7 +58,7 @@ DEAD = PREFIX + "dead:"
 STATS = PREFIX + "stats:"
 JOBS = PREFIX + "jobs"
 DELIVERIES = PREFIX + "deliveries"
-SENDING = PREFIX + "sending"
+TURNS = PREFIX + "turns"
 LINE = PREFIX + "line"
 SLOW = PREFIX + "slow:"
 FINISHED = PREFIX + "finished"

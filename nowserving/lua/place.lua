@@ -1,6 +1,6 @@
 -- Put before each script, after the prelude: where those stand that wait.
 -- A delivery (see report.lua) stands in its queue only while few others of its host stand there or are being sent, so
--- that thousands for a dead host keep none for a live one waiting. SENDING and LINE hold 'host id': a host's are together.
+-- that thousands for a dead host keep none for a live one waiting. TURNS and LINE hold 'host id': a host's are together.
 
 -- Takes a job out of every place where it could wait.
 local function unqueue(id, job)
@@ -15,17 +15,17 @@ local function most_of(host, id)
   return redis.call('EXISTS', SLOW .. host) == 1 and 1 or number(redis.call('HGET', JOB .. id, 'limit')) or 1
 end
 
-local function count_turns(host) return redis.call('ZLEXCOUNT', SENDING, '[' .. host .. ' ', '(' .. host .. '!') end
+local function count_turns(host) return redis.call('ZLEXCOUNT', TURNS, '[' .. host .. ' ', '(' .. host .. '!') end
 
 -- A waiting job or delivery gets its place in the queue. A delivery whose host has its share there waits in the line.
 local function enter(id, job)
   local turn = job.host and job.host .. ' ' .. id
-  if turn and not redis.call('ZSCORE', SENDING, turn) then
+  if turn and not redis.call('ZSCORE', TURNS, turn) then
     if count_turns(job.host) >= most_of(job.host, id) then
       redis.call('ZADD', LINE, 0, turn)
       return
     end
-    redis.call('ZADD', SENDING, 0, turn)
+    redis.call('ZADD', TURNS, 0, turn)
   end
   redis.call('ZADD', job.queue, job.sequence, id)
   wake(job.model)
@@ -45,7 +45,7 @@ end
 
 -- A delivery is under way no more: it has ended, or waits for its next attempt.
 local function depart(id, job)
-  redis.call('ZREM', SENDING, job.host .. ' ' .. id)
+  redis.call('ZREM', TURNS, job.host .. ' ' .. id)
   let_in(job.host)
 end
 

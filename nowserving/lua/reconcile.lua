@@ -26,8 +26,8 @@ local function check_turn(id, job, placed, due)
     redis.call('ZREM', LINE, turn)
     note('queued_twice', id)
   end
-  if placed and not redis.call('ZSCORE', SENDING, turn) then
-    redis.call('ZADD', SENDING, 0, turn)
+  if placed and not redis.call('ZSCORE', TURNS, turn) then
+    redis.call('ZADD', TURNS, 0, turn)
     note('no_turn', id)
   end
   return lined and not placed and not due
@@ -204,7 +204,7 @@ stage('ZSCAN', LINE, visit_turn(LINE, 'in_line', function(id, job)
   return job.status == 'queued' and not redis.call('ZSCORE', job.queue, id)
     and not redis.call('ZSCORE', DELAYED .. job.model, id)
 end))
-stage('ZSCAN', SENDING, visit_turn(SENDING, 'sending', function(id, job)
+stage('ZSCAN', TURNS, visit_turn(TURNS, 'its_turn', function(id, job)
   return job.status == 'running' or job.status == 'queued' and redis.call('ZSCORE', job.queue, id)
 end))
 for i = 6, #ARGV do

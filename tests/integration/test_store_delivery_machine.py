@@ -89,12 +89,12 @@ class Post:
         queue, delayed, running = (
             self.members(key) for key in (keys.queue(WEBHOOKS), keys.DELAYED + WEBHOOKS, keys.RUNNING + WEBHOOKS)
         )
-        line, sending = ([turn.split(" ") for turn in self.members(key)] for key in (keys.LINE, keys.SENDING))
+        line, turns = ([turn.split(" ") for turn in self.members(key)] for key in (keys.LINE, keys.TURNS))
         places = Counter([*queue, *delayed, *running, *(delivery for _, delivery in line)])
         assert set(places.values()) <= {1}
-        assert {delivery for _, delivery in sending} == {*queue, *running}
-        assert all(self.ids[delivery] == host for host, delivery in [*line, *sending])
-        under_way, waiting = Counter(host for host, _ in sending), Counter(host for host, _ in line)
+        assert {delivery for _, delivery in turns} == {*queue, *running}
+        assert all(self.ids[delivery] == host for host, delivery in [*line, *turns])
+        under_way, waiting = Counter(host for host, _ in turns), Counter(host for host, _ in line)
         assert all(under_way[host] <= LIMITS[host] for host in LIMITS)
         assert all(under_way[host] for host in waiting), "a line that nobody leads"
         assert sorted(running) == sorted(taken.job_id for taken in self.held)

@@ -52,22 +52,22 @@ def test_a_delivery_that_stands_nowhere_gets_its_place_back(store: Store) -> Non
 
 def test_a_turn_that_nobody_has_holds_nobody_up(store: Store) -> None:
     places = in_all_places(store)
-    store.client.zadd(keys.SENDING, {turn(places["delivered"]): 0, turn("dlv_none"): 0, "x": 0})
+    store.client.zadd(keys.TURNS, {turn(places["delivered"]): 0, turn("dlv_none"): 0, "x": 0})
     store.client.zadd(keys.LINE, {turn(places["sending"]): 0, turn(places["dead"]): 0, "y": 0})
-    assert sorted(reconcile(store)) == ["not_in_line"] * 2 + ["not_sending"] * 3 + ["queued_twice"]
+    assert sorted(reconcile(store)) == ["not_in_line"] * 2 + ["not_its_turn"] * 3 + ["queued_twice"]
     assert reconcile(store) == []
 
 
 def test_a_delivery_under_way_counts_as_such(store: Store) -> None:
     places = in_all_places(store)
-    store.client.zrem(keys.SENDING, turn(places["sending"]), turn(places["queued"]))
+    store.client.zrem(keys.TURNS, turn(places["sending"]), turn(places["queued"]))
     assert sorted(reconcile(store)) == ["no_turn", "no_turn"]
     assert reconcile(store) == []
 
 
 def test_a_line_that_nobody_leads_goes_on(store: Store) -> None:
     places = in_all_places(store)
-    store.client.delete(keys.SENDING)
+    store.client.delete(keys.TURNS)
     for name in ("sending", "queued", "other"):
         store.client.delete(keys.JOB + places[name])
     reconcile(store)
@@ -76,7 +76,7 @@ def test_a_line_that_nobody_leads_goes_on(store: Store) -> None:
 
 def test_what_a_stranger_leaves_in_its_keys_is_set_aside(store: Store) -> None:
     in_all_places(store)
-    for key in (keys.LINE, keys.SENDING, keys.DELIVERIES):
+    for key in (keys.LINE, keys.TURNS, keys.DELIVERIES):
         store.client.delete(key)
         store.client.rpush(key, "x")
     store.client.set(keys.STATS + WEBHOOKS, "x")
