@@ -124,7 +124,8 @@ def test_where_the_policy_forbids_nothing_is_sent(
     job_id = ended(live, mailbox.receiver())
     eventually(lambda: status(live, job_id) is DeliveryStatus.DEAD, 30)
     assert mailbox.letters == []
-    assert [attempt.status for attempt in only(live, job_id).attempts] == [None, None]
+    refused = "refused: 127.0.0.1 may be reached by https only; NOWSERVING_WEBHOOK_ALLOW can allow it by http"
+    assert [attempt.error for attempt in only(live, job_id).attempts] == [refused] * 2
 
 
 def test_a_deliverer_killed_in_mid_send_loses_nothing(

@@ -16,6 +16,7 @@ from nowserving.target import Policy, Resolver
 from tests.authority import Authority
 from tests.network import OTHER, PRIVATE, PUBLIC, Network, lead, post
 from tests.raw_receiver import OK, RawReceiver, answer, read_request
+from workers.dial import MOST_ADDRESSES
 from workers.send import LOOKUPS_A_CONNECTION, Sender
 
 Receive = Callable[..., RawReceiver]
@@ -195,6 +196,9 @@ def test_an_address_that_refuses_or_is_silent_gives_way_to_the_next(receive: Rec
     network.names["hook.test"] = [[OTHER, PUBLIC]]
     assert post(make_sender(network)).status == 200
     assert network.dialed == [OTHER, PUBLIC]
+    network.names["hook.test"] = [[*(f"1.0.0.{number}" for number in range(MOST_ADDRESSES)), PUBLIC]]
+    assert post(make_sender(network)).error == "connect: no route to host"
+    network.names["hook.test"] = [[OTHER, PUBLIC]]
 
     def dial(address: str, port: int, seconds: float) -> socket.socket:
         if address == OTHER:
