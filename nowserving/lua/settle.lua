@@ -18,7 +18,6 @@ lines[#lines + 1] = ARGV[6]
 -- Takes are counted anew: they are to find out what kills deliverers, and this has killed none.
 redis.call('HSET', JOB .. id, 'settled', claim, 'tries', (number(tries) or 0) + 1, 'takes', 0,
   'log', table.concat(lines, '\n', math.max(1, #lines - LOGGED + 1)))
-redis.call('HDEL', JOB .. id, 'worker')
 if ARGV[7] == '1' then
   redis.call('SET', SLOW .. job.host, '1', 'PX', SLOW_MS)
 else
