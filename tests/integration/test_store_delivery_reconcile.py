@@ -70,7 +70,7 @@ def test_a_line_that_nobody_leads_goes_on(store: Store) -> None:
     store.client.delete(keys.TURNS)
     for name in ("sending", "queued", "other"):
         store.client.delete(keys.JOB + places[name])
-    reconcile(store)
+    assert "line_held_up" in reconcile(store)
     assert len(pick(store, "a", "b", "c")) == 2
 
 
