@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Self
@@ -59,7 +60,7 @@ class Attempt:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError or TypeError for what is none."""
+        """Raises ValueError, TypeError, OverflowError or RecursionError for what is none."""
         at, status, seconds, error, answer = json.loads(text)
         return cls(read_seconds(at), None if status is None else int(status), read_seconds(seconds), error, str(answer))
 
@@ -67,7 +68,8 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A delivery's record. `tries` counts the attempts since its birth or the last word to deliver it anew; `attempts`
-    are the last ones ever made. Times are Unix seconds by Redis's clock.
+    are the last ones ever made, but for those that cannot be read, since they decide nothing. Times are Unix seconds by
+    Redis's clock.
     """
 
     id: str
@@ -96,13 +98,25 @@ class Delivery:
                 created_at=read_seconds(fields["created_at"]),
                 finished_at=read_optional_seconds(fields, "finished_at"),
                 next_attempt_at=read_optional_seconds(fields, "due"),
-                tries=int(fields.get("tries", 0)),
-                attempts=tuple(Attempt.from_json(line) for line in fields.get("log", "").split("\n") if line),
+                tries=_count(fields.get("tries", "0")),
+                attempts=tuple(_read_log(fields.get("log", ""))),
             )
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+        except (KeyError, ValueError) as error:
             raise RecordError(f"the record of {fields.get('id', 'a delivery')} cannot be read: {error!r}") from error
 
 
 def is_delivery_id(text: str) -> bool:
     """Whether `text` has the form of a delivery's id."""
     return _ID.match(text) is not None
+
+
+def _read_log(text: str) -> Iterator[Attempt]:
+    for line in text.split("\n"):
+        with suppress(ValueError, TypeError, OverflowError, RecursionError):
+            yield Attempt.from_json(line)
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 0:
+        raise ValueError(f"{text} is no count")
+    return count

@@ -12,7 +12,8 @@ end
 
 -- How many of a host's deliveries may be in the queue or under way at once, as this one's record says.
 local function most_of(host, id)
-  return redis.call('EXISTS', SLOW .. host) == 1 and 1 or number(redis.call('HGET', JOB .. id, 'limit')) or 1
+  if redis.call('EXISTS', SLOW .. host) == 1 then return 1 end
+  return math.max(1, number(redis.call('HGET', JOB .. id, 'limit')) or 1)
 end
 
 local function count_turns(host) return redis.call('ZLEXCOUNT', TURNS, '[' .. host .. ' ', '(' .. host .. '!') end
@@ -33,13 +34,18 @@ end
 
 -- Lets a host's next deliveries in, as many as may be.
 local function let_in(host)
+  local newer = 0
   for _ = 1, 100 do
-    local turn = redis.call('ZRANGEBYLEX', LINE, '[' .. host .. ' ', '(' .. host .. '!', 'LIMIT', 0, 1)[1]
+    local turn = redis.call('ZRANGEBYLEX', LINE, '[' .. host .. ' ', '(' .. host .. '!', 'LIMIT', newer, 1)[1]
     local id = turn and string.sub(turn, #host + 2)
     if not id or count_turns(host) >= most_of(host, id) then return end
-    redis.call('ZREM', LINE, turn)
-    local job = read(id)
-    if job and job.status == 'queued' and job.host == host then enter(id, job) end
+    local job, why = read(id)
+    if why == NEWER then
+      newer = newer + 1
+    else
+      redis.call('ZREM', LINE, turn)
+      if job and job.status == 'queued' and job.host == host then enter(id, job) end
+    end
   end
 end
 

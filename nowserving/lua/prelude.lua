@@ -84,12 +84,15 @@ local function read_in(model, key, id, status)
   end
 end
 
--- The next number of the line. Should the counter be lost, it goes on after the last job that is kept.
+-- The next number of the line. Should the counter be lost, it goes on after the last job or delivery that is kept.
 local function next_sequence()
   local sequence = redis.call('INCR', SEQUENCE)
   if sequence > 1 and sequence < LARGEST then return sequence end
-  local last = redis.call('ZREVRANGEBYSCORE', JOBS, LARGEST - 1, 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  sequence = math.floor(number(last) or 0) + 1
+  sequence = 1
+  for _, list in ipairs({JOBS, DELIVERIES}) do
+    local last = redis.call('ZREVRANGEBYSCORE', list, LARGEST - 1, 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    sequence = math.max(sequence, math.floor(number(last) or 0) + 1)
+  end
   redis.call('SET', SEQUENCE, sequence)
   return sequence
 end

@@ -11,11 +11,13 @@ local MOST_RECEIVERS = 8
 
 -- A large output without its text, which is left to a link.
 local function without_text(output)
-  local read, value = pcall(cjson.decode, output)
-  if not read or type(value) ~= 'table' then return nil end
-  value.text = cjson.null
-  local short = cjson.encode(value)
-  return #short <= LARGEST_SAID.output and short or nil
+  -- cjson reads NaN and writes none.
+  local written, short = pcall(function()
+    local value = cjson.decode(output)
+    value.text = cjson.null
+    return cjson.encode(value)
+  end)
+  return written and #short <= LARGEST_SAID.output and short or nil
 end
 
 local function tell(id)
@@ -61,6 +63,8 @@ local function report(id, job, event)
     local wanted = i <= MOST_RECEIVERS and is_receiver(receiver) and wants(receiver, 'job.' .. event)
     if wanted and redis.call('HSETNX', JOB .. id, 'told:' .. delivery, '1') == 1 then
       said = said or tell(id)
+      -- Half a record, if any, is nobody's.
+      if redis.call('EXISTS', JOB .. delivery) == 1 then redis.call('UNLINK', JOB .. delivery) end
       local sequence = next_sequence()
       redis.call('HSET', JOB .. delivery, 'v', VERSION, 'id', delivery, 'model', WEBHOOKS, 'status', 'queued',
         'lane', 'normal', 'sequence', sequence, 'tokens', 1, 'created_at', stamp(now),
