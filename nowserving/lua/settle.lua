@@ -1,6 +1,6 @@
 -- One attempt at a delivery is over: the delivery ends, or waits for its next attempt.
 -- ARGV: now, id, claim, status ('succeeded' | 'failed' | 'canceled' | 'queued'), seconds till the next attempt,
---       the attempt (JSON, one line), slow ('1': its host answered 5xx, or not at all)
+--       the attempt (JSON, one line), slow ('1': its host answered 5xx, late, or not at all)
 -- Answers: {'done'} · {'lost'}
 -- Promises: counts once, however often it is sent; nothing for a lost claim; the host's next in line is let in.
 even_if_full()

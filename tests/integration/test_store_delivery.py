@@ -236,6 +236,15 @@ def test_however_many_attempts_there_are_the_log_keeps_the_last(store: Store) ->
     assert (delivery.tries, len(delivery.attempts)) == (60, 20)
 
 
+def test_only_takes_that_come_to_nothing_are_counted_against_a_delivery(store: Store) -> None:
+    job_id = ended(store, receiver())
+    for number in range(120):
+        at(store, number * 10)
+        tick(store)
+        assert settle(store, pick(store, f"c{number}")[0], "retry", FAILED, delay=1)
+    assert of(store, job_id)[0].status is DeliveryStatus.PENDING
+
+
 def test_time_and_leases_work_for_deliveries_as_for_jobs(store: Store) -> None:
     ended(store, receiver())
     (taken,) = pick(store, "a")
