@@ -234,6 +234,8 @@ def read_message(model: str, message: dict[str, Any]) -> tuple[str, Submission]:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise InvalidInputError(f"{where or 'the job'}: {first['msg']}") from None
+    if submission.webhook is not None:
+        raise InvalidInputError("webhook: only the API takes one, which knows where it may go and what signs it")
     if submission.model != model:
         raise InvalidInputError(f"model {submission.model!r} has another queue than {keys.queue(model)}")
     return job_id_of_uuid(headers["id"]), submission

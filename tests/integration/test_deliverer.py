@@ -232,6 +232,10 @@ def test_nobody_can_send_to_the_queue_of_webhooks_or_a_webhook_to_a_models(live:
             app.send_task(task, kwargs={"input": {"prompt": "x"}}, queue=keys.queue(WEBHOOKS), retry=False)
     with pytest.raises(Exception, match="takes the task"):
         app.send_task("nowserving.deliver", queue=keys.queue(MODEL), retry=False)
+    job = {"input": {"prompt": "x"}, "webhook": {"url": "https://example.com/", "secret": SECRET}}
+    with pytest.raises(Exception, match="webhook") as refused:
+        app.send_task("nowserving.generate", kwargs=job, queue=keys.queue(MODEL), retry=False)
+    assert SECRET not in str(refused.value)
     app.close()
     assert list(live.client.scan_iter("nowserving:queue:*")) == []
 
