@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 JITTER = 0.1
 """A pause is up to this part of it longer or shorter, so that what failed together does not come again together."""
 LONGEST_RETRY_AFTER_SECONDS = 86400.0
+SLOW_SECONDS = 5.0
+"""A host that takes longer to answer is slow: it would hold a deliverer's threads as one that never answers does."""
 GONE = 410
 USER_AGENT = f"nowserving/{__version__}"
 
@@ -35,7 +37,7 @@ SecretsOf = Callable[[str | None, str | None], Sequence[str]]
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What is to become of a delivery; `delay_seconds` till its next attempt. `slow`: its host was in no state to
-    answer, and gets one delivery at a time for a while.
+    answer, or took long, and gets one delivery at a time for a while.
     """
 
     word: letter.Outcome
@@ -50,11 +52,11 @@ def judge(outcome: Outcome, tries: int, schedule: Sequence[float], chance: float
     policy may be changed, the name may lead elsewhere. A Retry-After makes a pause longer, never shorter.
     """
     status = outcome.status or 0
+    slow = not status or status >= 500 or outcome.seconds > SLOW_SECONDS
     if 200 <= status < 300:
-        return Judgement("delivered")
+        return Judgement("delivered", slow=slow)
     if status == GONE:
-        return Judgement("stopped")
-    slow = not status or status >= 500
+        return Judgement("stopped", slow=slow)
     if tries >= len(schedule):
         return Judgement("dead", slow=slow)
     pause = schedule[tries] * (1 + JITTER * (2 * chance - 1))

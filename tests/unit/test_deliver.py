@@ -18,7 +18,7 @@ from nowserving.call import Call
 from nowserving.delivery import Attempt
 from nowserving.errors import ClaimLostError, StoreUnavailableError
 from nowserving.secret import new_secret
-from workers.deliver import JITTER, LONGEST_RETRY_AFTER_SECONDS, Deliveries, judge
+from workers.deliver import JITTER, LONGEST_RETRY_AFTER_SECONDS, SLOW_SECONDS, Deliveries, judge
 from workers.lease import Leases
 from workers.send import Outcome
 
@@ -98,6 +98,12 @@ def test_a_pause_is_the_schedules_with_jitter_or_what_the_receiver_asks_for(
 def test_a_host_is_slow_that_gives_no_answer_or_is_broken(status: int | None, slow: bool) -> None:
     assert judge(outcome(status), 0, SCHEDULE, 0.5).slow is slow
     assert judge(outcome(status), 99, SCHEDULE, 0.5).slow is slow
+
+
+@pytest.mark.parametrize("status", [200, 404, 410, 500])
+def test_a_host_is_slow_that_answers_late(status: int) -> None:
+    assert judge(Outcome(status, SLOW_SECONDS + 0.1, None), 0, SCHEDULE, 0.5).slow
+    assert judge(Outcome(status, SLOW_SECONDS - 0.1, None), 0, SCHEDULE, 0.5).slow is (status >= 500)
 
 
 @dataclass
