@@ -144,7 +144,8 @@ def load_settings(**overrides: object) -> Settings:
         first = error.errors(include_url=False)[0]
         name = f"NOWSERVING_{first['loc'][0]}".upper()
         said = "" if "secret" in name.lower() else f"={first['input']!r}"
-        raise SettingsError(f"{name}{said} is not allowed: {first['msg']}") from None
+        why = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}{said} is not allowed: {why}") from None
 
 
 def document() -> str:

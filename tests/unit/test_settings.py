@@ -4,6 +4,7 @@ import pytest
 import redis
 
 from nowserving.errors import SettingsError
+from nowserving.secret import RULE
 from nowserving.settings import document, load_settings
 
 
@@ -15,6 +16,13 @@ def test_a_wrong_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("NOWSERVING_LEASE_SECONDS", "-1")
     with pytest.raises(SettingsError, match=r"NOWSERVING_LEASE_SECONDS='-1' is not allowed"):
         load_settings()
+
+
+def test_a_wrong_secret_is_one_sentence_that_does_not_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOWSERVING_WEBHOOK_SECRET", "hunter2")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert caught.value.message == f"NOWSERVING_WEBHOOK_SECRET is not allowed: {RULE}"
 
 
 @pytest.mark.parametrize(
