@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from nowserving.errors import ReceiversError, WebhookUrlError
 from nowserving.parameters import STRICT
@@ -18,7 +18,13 @@ from nowserving.settings import Settings
 from nowserving.target import Policy, parse_target
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
-_KEY = r"^sha256:[0-9a-f]{64}$"
+_KEY = re.compile(r"sha256:[0-9a-f]{64}\Z")
+
+
+def _check_key(text: str) -> str:
+    if not _KEY.match(text):
+        raise ValueError("a key is sha256: and the 64 hex digits that `printf %s KEY | sha256sum` prints")
+    return text
 
 
 class Entry(BaseModel):
@@ -29,9 +35,9 @@ class Entry(BaseModel):
     url: Url
     events: Events = DEFAULT_EVENTS
     secrets: Annotated[tuple[Secret, ...], Field(max_length=2, strict=False)] = ()
-    keys: (
-        Annotated[frozenset[Annotated[str, StringConstraints(pattern=_KEY)]], Field(min_length=1, strict=False)] | None
-    ) = None
+    keys: Annotated[frozenset[Annotated[str, AfterValidator(_check_key)]], Field(min_length=1, strict=False)] | None = (
+        None
+    )
     concurrency: Limit | None = None
 
 
