@@ -68,7 +68,9 @@ def explain(error: ValidationError) -> ProblemError:
         return ProblemError("invalid_json", f"the body is not JSON: {details[0]['msg'].removeprefix('Invalid JSON: ')}")
     errors = []
     for part in details:
-        message = part["msg"].removeprefix("Value error, ")
+        if part["type"] == "too_short" and any(len(other["loc"]) > len(part["loc"]) for other in details):
+            continue  # what stands there is wrong, and was then not counted
+        message = part["msg"].removeprefix("Value error, ").replace("Tuple", "List")
         if part["type"] == "extra_forbidden":
             message = f"unknown field; allowed are {', '.join(_fields(part['loc']))}"
         errors.append({"field": ".".join(map(str, part["loc"])) or "body", "message": message})

@@ -126,6 +126,7 @@ def test_a_job_without_one_says_so(hooked: ApiServer) -> None:
         ({"url": "https://six.example/"}, "webhook.url", "IPv4-mapped"),
         ({"url": URL, "events": []}, "webhook.events", "at least 1"),
         ({"url": URL, "events": "job.failed"}, "webhook.events", "array"),
+        ({"url": URL, "events": ["job.done"]}, "webhook.events.0", "'job.succeeded'"),
         ({"url": URL, "events": ["job.failed", "job.done"]}, "webhook.events.1", "'job.succeeded'"),
         ({"url": URL, "secret": SECRET[:30]}, "webhook.secret", "24 to 64 bytes"),
         ({"url": URL, "secret": "x" * 40}, "webhook.secret", "whsec_"),
