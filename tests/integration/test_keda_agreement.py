@@ -142,6 +142,16 @@ def test_every_variable_is_a_setting(base: list[Manifest]) -> None:
     assert all(pod["spec"]["enableServiceLinks"] is False for _, pod in pods(base))
 
 
+def test_who_signs_webhooks_and_who_accepts_them_know_the_secret(base: list[Manifest]) -> None:
+    """Without it the API refuses a job that names a webhook and no secret."""
+    knows = {
+        name
+        for name, pod in pods(base)
+        if {"secretRef": {"name": "nowserving-webhooks", "optional": True}} in container(pod).get("envFrom", [])
+    }
+    assert knows == {"nowserving-api", "nowserving-deliverer"}
+
+
 def test_settings_take_what_the_pods_are_given(base: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
     given = find(base, "ConfigMap", "nowserving-settings")["data"]
     worker = environment(find(base, "Deployment", "nowserving-worker-smollm2")["spec"]["template"])
