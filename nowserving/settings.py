@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     )
 
     worker_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="Port of a worker's own /health and /metrics; 0: none, as several workers on a machine need."
+        0,
+        description="Port of a worker's or deliverer's /health and /metrics; 0: none, as several on one machine need.",
     )
 
     webhook_secret: Annotated[tuple[SecretStr, ...], *Listed, Field(max_length=2), AfterValidator(_check_secrets)] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -105,3 +106,17 @@ class Starting(Hazard):
                 self.progress("load", int(line) / 100)
             done = len(lines)
             time.sleep(0.01)
+
+
+class Quitting(Hazard):
+    """Ends the thread that asks it for a cost, if the file that `source` names holds that thread's name."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.model_copy(update={"source": ""}))
+        self._victim = Path(model.source)
+
+    def cost(self, tokens: Sequence[int]) -> int:
+        """See Engine."""
+        if self._victim.exists() and self._victim.read_text() == threading.current_thread().name:
+            sys.exit("the engine ends a thread that is not its own")
+        return super().cost(tokens)

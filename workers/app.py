@@ -110,6 +110,7 @@ def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
             known = ", ".join(keys.queue(name) for name in catalog)
             raise NowservingError(f"a worker serves one model: -Q must name one of {known}")
         _serving = serve(models[0])
+        _serving.listen()
     except NowservingError as error:
         sys.stderr.write(f"nowserving: {error.message}\n")
         sys.exit(os.EX_CONFIG)

@@ -15,6 +15,7 @@ from nowserving.payload import compose
 from nowserving.signature import sign
 from nowserving.store import Store
 from workers.lease import Leases
+from workers.metrics import DeliveryMetrics
 from workers.patience import send_patiently
 from workers.send import Outcome
 
@@ -75,18 +76,26 @@ class Deliveries:
         secrets_of: SecretsOf,
         schedule: Sequence[float],
         public_url: str,
+        metrics: DeliveryMetrics,
     ) -> None:
         self._store, self._leases = store, leases
         self._post, self._secrets_of = post, secrets_of
         self._schedule, self._public_url = schedule, public_url
+        self._metrics = metrics
 
     def run(self, delivery_id: str, claim: str) -> str:
         """Make one attempt and say what became of it. Raises ClaimLostError if the claim is not valid."""
+        word = self._run(delivery_id, claim)
+        self._metrics.settled(word)
+        return word
+
+    def _run(self, delivery_id: str, claim: str) -> str:
         lease = self._leases.begin(claim)
         fields = lease.taken.fields if lease.taken else {}
         try:
             at = time.time()
             outcome, judgement = self._attempt(fields, at)
+            self._metrics.attempted(outcome.status, outcome.seconds)
             attempt = Attempt(at, outcome.status, outcome.seconds, outcome.error, outcome.answer)
             settle = letter.settle(
                 delivery_id,

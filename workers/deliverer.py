@@ -8,6 +8,7 @@ from nowserving.settings import Settings
 from nowserving.target import Policy
 from workers.deliver import Deliveries
 from workers.gate import Closed, Verdict
+from workers.metrics import DeliveryMetrics
 from workers.send import Sender
 from workers.serving import Serving
 
@@ -18,7 +19,8 @@ class Deliverer(Serving):
     def __init__(self, settings: Settings) -> None:
         policy = Policy(settings.webhook_allow, settings.webhook_ports)
         receivers = load_receivers(settings, policy)
-        super().__init__(settings, WEBHOOKS, settings.webhook_concurrency)
+        metrics = DeliveryMetrics(WEBHOOKS)
+        super().__init__(settings, WEBHOOKS, settings.webhook_concurrency, metrics)
         self._sender = Sender(
             policy,
             connect_seconds=settings.webhook_connect_seconds,
@@ -32,6 +34,7 @@ class Deliverer(Serving):
             receivers.secrets_of,
             settings.webhook_retry_seconds,
             settings.public_url,
+            metrics,
         )
 
     def run(self, delivery_id: str, claim: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +22,9 @@ from nowserving.store import Store
 from workers.engines.engine import UNKNOWN, Ended, Engine, FinishReason, Prepared, Prompt
 from workers.inbox import Inbox, Piece
 from workers.lease import Lease, Leases
+from workers.metrics import JobMetrics
 from workers.patience import send_patiently
+from workers.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +32,9 @@ log = logging.getLogger(__name__)
 class Generation:
     """Runs the jobs that this worker has taken, each on the thread that calls `run`."""
 
-    def __init__(self, store: Store, leases: Leases, engine: Engine, max_attempts: int) -> None:
+    def __init__(self, store: Store, leases: Leases, engine: Engine, max_attempts: int, metrics: JobMetrics) -> None:
         self._store, self._leases, self._engine = store, leases, engine
-        self._max_attempts = max_attempts
+        self._max_attempts, self._metrics = max_attempts, metrics
         self._resumes = engine.resumes
         self._inboxes: set[Inbox] = set()
         self._dead: EngineError | None = None
@@ -51,6 +54,7 @@ class Generation:
         lease = self._leases.begin(claim)
         try:
             job = Job.from_fields(lease.taken.fields if lease.taken else {})
+            stopwatch = Stopwatch(self._metrics, job, lease.since)
             if job.ran_seconds >= job.timeout_seconds:
                 raise _timeout(job)
             prompt = self._prompt(lease, job)
@@ -58,7 +62,7 @@ class Generation:
             lease.anew |= bool(prompt.made) and not prepared.prompt.made
             if not self._reserve(lease, prepared):
                 return self._release(lease, "does_not_fit", tokens=prepared.tokens)
-            ended, rest = self._stream(lease, prepared)
+            ended, rest = self._stream(lease, prepared, stopwatch)
             if ended.reason is FinishReason.CANCELED and not lease.lost.is_set():
                 self._pass_on(lease, rest)
                 return self._release(lease, "drained", charge="refund" if self._engine.health().alive else "keep")
@@ -109,13 +113,14 @@ class Generation:
             self._leases.reserve(lease, prepared.tokens)
         return fits
 
-    def _stream(self, lease: Lease, prepared: Prepared) -> tuple[Ended, Piece]:
+    def _stream(self, lease: Lease, prepared: Prepared, stopwatch: Stopwatch) -> tuple[Ended, Piece]:
         """Run it on the engine, passing on tokens as they come; the end, and the last tokens not yet passed on."""
         job_id = lease.job_id
         inbox = Inbox(len(prepared.prompt.made), lambda: len(self._inboxes))
         lease.stop = lambda: self._engine.cancel(job_id)
         with self._lock:
             self._inboxes.add(inbox)
+        stopwatch.submit()
         try:
             self._engine.submit(prepared, inbox)
         except EngineError as error:
@@ -123,16 +128,17 @@ class Generation:
         if self._dead:
             inbox.ended(_ended(self._dead))
         try:
-            return self._follow(lease, inbox)
+            return self._follow(lease, inbox, stopwatch)
         finally:
             with self._lock:
                 self._inboxes.discard(inbox)
 
-    def _follow(self, lease: Lease, inbox: Inbox) -> tuple[Ended, Piece]:
+    def _follow(self, lease: Lease, inbox: Inbox, stopwatch: Stopwatch) -> tuple[Ended, Piece]:
         if lease.lost.is_set() or lease.handed_back:
             lease.halt()
         while True:
             piece = inbox.next()
+            stopwatch.note(piece)
             if piece.ended:
                 return piece.ended, piece
             self._pass_on(lease, piece)
@@ -182,9 +188,13 @@ class Generation:
             last |= {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun, "anew": lease.anew}
         call = verb.finish(lease.job_id, lease.claim, status, result, **last)
         try:
-            return status.value if send_patiently(self._store, lease, call) else "lost"
+            if not send_patiently(self._store, lease, call):
+                return "lost"
         except ClaimLostError:
             return "lost"
+        code = str(result["code"]) if status is Status.FAILED else ""
+        self._metrics.ended(status.value, code, time.monotonic() - lease.since)
+        return status.value
 
     def _release(
         self,
@@ -205,9 +215,11 @@ class Generation:
             max_attempts=self._max_attempts,
         )
         try:
-            send_patiently(self._store, lease, call)
+            if not send_patiently(self._store, lease, call):
+                return "lost"
         except ClaimLostError:
             return "lost"
+        self._metrics.handed_back(cause)
         return cause
 
 

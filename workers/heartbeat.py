@@ -23,6 +23,8 @@ BUSY_SECONDS = 0.5
 IDLE_SECONDS = 3.0
 BEATS_A_LEASE = 5
 SHORTEST_SECONDS = 0.05
+STILL_SECONDS = 60.0
+"""A beat that has not ended by then never will: one that waits for a Redis that is away, name and all, takes less."""
 HANDOVER_SECONDS = 5.0
 """A job that no task begins within this is released."""
 
@@ -45,6 +47,9 @@ class Heartbeat:
         self._store, self._leases = store, leases
         self._model, self._worker, self._max_attempts = model, worker, max_attempts
         self._describe, self._turns = describe, turns
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called for each beat that fails."""
+        self._tried_at = time.monotonic()
         self._kicked, self._stopping = threading.Event(), threading.Event()
         self._vigil = Vigil(leases.lease_seconds)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -53,6 +58,7 @@ class Heartbeat:
 
     def start(self) -> None:
         """Begin to beat."""
+        self._tried_at = time.monotonic()
         self._deadlines.start()
         self._thread.start()
 
@@ -67,14 +73,26 @@ class Heartbeat:
         """Beat now: something has changed that others should know."""
         self._kicked.set()
 
+    def why_still(self) -> str:
+        """Why it does not beat though it should; "" if it does. Tries count: that Redis is away is no reason."""
+        if self._thread.ident is None or self._stopping.is_set():
+            return ""
+        if not (self._thread.is_alive() and self._deadlines.is_alive()):
+            return "the heartbeat's thread has ended"
+        still_seconds = time.monotonic() - self._tried_at
+        return f"no heartbeat for {still_seconds:.0f} s" if still_seconds > STILL_SECONDS else ""
+
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._tried_at = time.monotonic()
             try:
                 self.beat()
             except NowservingError as error:
                 self._vigil.end()
+                self.on_failure()
                 log.warning("heartbeat failed: %s", error.message)
             except Exception:
+                self.on_failure()
                 log.exception("heartbeat failed")
             time.sleep(SHORTEST_SECONDS)  # a bound on beats that follow kicks
             longest = BUSY_SECONDS if self._leases.all() else IDLE_SECONDS

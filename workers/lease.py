@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from nowserving.answer import Taken
 from nowserving.errors import ClaimLostError
+from workers.idle import Idle
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,11 @@ class Leases:
     def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.lease_seconds = lease_seconds
         self.changed = threading.Condition()
+        self.idle = Idle(clock)
+        self.on_lost: Callable[[bool], None] = lambda lapsed: None
+        """Called for each claim that is lost: by this worker's own clock (True), or since Redis says so."""
         self._clock = clock
+        self._jobs = 0
         self._leases: dict[str, Lease] = {}
 
     def add(self, claims: Iterable[str]) -> None:
@@ -65,6 +70,10 @@ class Leases:
         """The take has answered with a job."""
         with self.changed:
             lease = self._leases[taken.claim]
+            if lease.taken is None:
+                self._jobs += 1
+                if self._jobs == 1:
+                    self.idle.note(busy=True)
             lease.job_id = taken.job_id
             lease.taken = taken
             lease.tokens = int(float(taken.fields.get("tokens", 0)))
@@ -88,8 +97,12 @@ class Leases:
     def drop(self, *claims: str) -> None:
         """They are over: finished, released or lost, and the engine has let go of the jobs."""
         with self.changed:
+            before = self._jobs
             for claim in claims:
-                self._leases.pop(claim, None)
+                lease = self._leases.pop(claim, None)
+                self._jobs -= lease is not None and lease.taken is not None
+            if before and not self._jobs:
+                self.idle.note(busy=False)
             self.changed.notify_all()
 
     def all(self) -> list[Lease]:
@@ -108,13 +121,14 @@ class Leases:
                 if lease := self._leases.get(claim):
                     lease.deadline = sent_at + self.lease_seconds
 
-    def lose(self, claims: Iterable[str]) -> None:
+    def lose(self, claims: Iterable[str], lapsed: bool = False) -> None:
         """These are no longer valid: their jobs stop."""
         for claim in claims:
             with self.changed:
                 lease = self._leases.get(claim)
             if lease is not None and not lease.lost.is_set():
                 lease.lost.set()
+                self.on_lost(lapsed)
                 lease.halt()
 
     def lose_expired(self) -> None:
@@ -123,7 +137,7 @@ class Leases:
         expired = [lease for lease in self.jobs() if lease.deadline <= now and not lease.lost.is_set()]
         for lease in expired:
             log.warning("%s: the lease has ended, since Redis did not renew it in time", lease.job_id)
-        self.lose([lease.claim for lease in expired])
+        self.lose([lease.claim for lease in expired], lapsed=True)
 
     def seconds_to_deadline(self) -> float:
         """Until the first of them ends. A lease made later ends later, so nothing is missed by sleeping so long.

@@ -22,6 +22,8 @@ from workers.drain import Drain
 from workers.gate import Closed, Verdict
 from workers.heartbeat import Heartbeat
 from workers.lease import Lease, Leases
+from workers.metrics import Figures, Metrics
+from workers.port import Port
 from workers.taker import Taker
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 class Serving(ABC):
     """Takes from the queue of `model` and runs that until drained. Names itself anew in each process."""
 
-    def __init__(self, settings: Settings, model: str, slots: int) -> None:
+    def __init__(self, settings: Settings, model: str, slots: int, metrics: Metrics) -> None:
         self.queue = keys.queue(model)
         """Redis's key and Celery's name of it."""
         self.slots = slots
@@ -55,6 +57,14 @@ class Serving(ABC):
             self.leases, settings.drain_seconds, self._turns, self._renews, self.give_back, self._sign_off
         )
         self._taker: Taker | None = None
+        self._metrics = metrics
+        self._metrics.watch(self._figures)
+        self._heartbeat.on_failure, self.leases.on_lost = metrics.missed_beat, metrics.lost
+
+    def listen(self) -> None:
+        """Open a port of its own, if it is to have one. Raises SettingsError."""
+        if self._settings.worker_port:
+            Port(self._settings.worker_port, self._why_unready, self._why_dead, self._metrics.write)
 
     @abstractmethod
     def run(self, job_id: str, claim: str) -> str:
@@ -113,7 +123,9 @@ class Serving(ABC):
             self._judge,
             self._hand_over,
             self._note,
+            self._metrics,
         )
+        self.leases.idle.count()
         self._taker.start()
         self._ready()
         self._heartbeat.kick()
@@ -193,11 +205,37 @@ class Serving(ABC):
         """Whether leases are renewed: others are to get what hangs here."""
         return True
 
+    def _why_unready(self) -> str:
+        """Not ready = not loaded, and nothing else. Who drains, or is cut off from Redis, may be running jobs, and of
+        several pods Kubernetes stops one that is not ready first.
+        """
+        return self._failure or ("" if self._taker else self._detail() or self._state)
+
+    def _why_dead(self) -> str:
+        """Whether a fresh process would do better; Redis is asked for nothing, and its absence is no reason."""
+        if self._signed_off.is_set():
+            return ""
+        if self._taker and self._taker.dead:
+            return "the taker's thread has ended"
+        turns = self._turns()
+        return self._failure or self._heartbeat.why_still() or ("" if turns else "the engine's loop does not turn")
+
+    def _detail(self) -> str:
+        """How far it has come, or why it failed."""
+        return self._failure
+
+    def _gate(self) -> Closed | None:
+        return Closed.DRAINING if self._draining.is_set() and not self._failure else self._closed
+
+    def _figures(self) -> Figures:
+        idle_seconds = self.leases.idle.total_seconds
+        return Figures(not self._why_unready(), self.slots, len(self.leases.jobs()), self._gate(), idle_seconds)
+
     def _describe(self) -> tuple[bool, bool, dict[str, Any]]:
-        closed = Closed.DRAINING if self._draining.is_set() and not self._failure else self._closed
+        closed = self._gate()
         info: dict[str, Any] = {
             "state": self._state,
-            "detail": self._failure,
+            "detail": self._detail(),
             "slots": self.slots,
             "running": len(self.leases.jobs()),
             "gate": {"open": closed is None, "reason": closed},

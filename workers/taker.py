@@ -17,6 +17,7 @@ from nowserving.errors import NowservingError, StoreUnavailableError
 from nowserving.store import Store
 from workers.gate import Closed, Verdict
 from workers.lease import Lease, Leases
+from workers.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,13 @@ class Taker:
         judge: Callable[[], Verdict],
         hand_over: Callable[[list[Lease]], None],
         changed: Callable[[Closed | None], None],
+        metrics: Metrics,
     ) -> None:
         self._store, self._leases = store, leases
         self._model, self._worker = model, worker
         self._max_takes, self._capacity = max_takes, capacity_tokens
-        self._judge, self._hand_over, self._changed = judge, hand_over, changed
+        self._ask, self._hand_over, self._changed = judge, hand_over, changed
+        self._metrics = metrics
         self._closed: Closed | None = None
         self._seen_wake = "0-0"
         self._stopping = threading.Event()
@@ -61,6 +64,11 @@ class Taker:
     def stop(self) -> None:
         """Take no more. The thread may still wait for a wake-up; what a take under way brings is given back."""
         self._stopping.set()
+
+    @property
+    def dead(self) -> bool:
+        """Whether the thread has ended, though nobody told it to."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
 
     def join(self) -> None:
         """Wait until the thread has ended."""
@@ -80,6 +88,11 @@ class Taker:
             except Exception:
                 log.exception("cannot take")
                 self._stopping.wait(1.0)
+
+    def _judge(self) -> Verdict:
+        verdict = self._ask()
+        self._metrics.judged(verdict.closed)
+        return verdict
 
     def _turn(self) -> None:
         verdict = self._judge()
@@ -101,7 +114,7 @@ class Taker:
     def _take(self, verdict: Verdict) -> tuple[Taken, ...] | Unfit | Suspect:
         claims = [secrets.token_hex(16) for _ in range(verdict.jobs)]
         self._leases.add(claims)
-        answer: tuple[Taken, ...] | Unfit | Suspect = ()
+        answer: tuple[Taken, ...] | Unfit | Suspect | None = None
         try:
             answer = self._store.run(
                 verb.take(
@@ -116,7 +129,8 @@ class Taker:
             )
         finally:
             # If a take was executed whose answer is lost, the next renew finds strangers and frees them.
-            made = () if isinstance(answer, Unfit | Suspect) else answer
+            made = () if answer is None or isinstance(answer, Unfit | Suspect) else answer
+            self._metrics.took(answer)
             leases = [self._leases.fill(taken) for taken in made]
             self._leases.drop(*set(claims).difference(taken.claim for taken in made))
         if leases:
@@ -136,6 +150,7 @@ class Taker:
     def give_back(self, lease: Lease, cause: str) -> None:
         """Release a job that no task has begun."""
         lease.lost.set()
+        self._metrics.handed_back(cause)
         try:
             self._store.run(verb.release(lease.job_id, lease.claim, cause))
         except NowservingError as error:

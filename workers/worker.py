@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import threading
+from dataclasses import replace
 from typing import Any
 
 from nowserving.catalog import Model
@@ -17,6 +18,7 @@ from workers.gate import Closed, Reading, Verdict, decide, most_tokens
 from workers.generate import Generation
 from workers.loading import Loading
 from workers.memory import make_probe
+from workers.metrics import Figures, JobMetrics
 from workers.progress import Progress
 from workers.room import Room
 from workers.serving import Serving
@@ -27,6 +29,16 @@ WATCH_SECONDS = 0.05
 """How often the engine is looked at, whatever the taker waits for."""
 
 
+SHOWN = {
+    "used_bytes": "device_used_bytes",
+    "limit_bytes": "device_limit_bytes",
+    "room_bytes": "room_bytes",
+    "promised_bytes": "promised_bytes",
+    "budget_bytes": "budget_bytes",
+}
+"""What GET /v1/workers calls the sizes that it shows."""
+
+
 class Worker(Serving):
     """Loads the engine, then takes and runs jobs until drained."""
 
@@ -34,7 +46,8 @@ class Worker(Serving):
         self.model = model
         self._progress = Progress(settings.lease_seconds)
         self._capacity: Capacity | None = None
-        super().__init__(settings, model.name, model.slots)
+        metrics = JobMetrics(model.name)
+        super().__init__(settings, model.name, model.slots, metrics)
         probe = make_probe(settings.memory_probe)
         self._loading = Loading(self._heartbeat.kick)
         self._loading.note("import")
@@ -42,7 +55,7 @@ class Worker(Serving):
         self._loading.note("")
         elsewhere = getattr(self._engine, "memory_elsewhere", False)
         self._room = Room(probe, model.memory_fraction, settings.memory_limit_bytes, elsewhere)
-        self._generation = Generation(self._store, self.leases, self._engine, settings.max_attempts)
+        self._generation = Generation(self._store, self.leases, self._engine, settings.max_attempts, metrics)
 
     def run(self, job_id: str, claim: str) -> str:
         """Run a job; see Generation."""
@@ -130,22 +143,39 @@ class Worker(Serving):
         """Not while the engine hangs: others are to get its jobs. One that has died gives them back itself."""
         return self._turns() or not self._engine.health().alive
 
+    def _detail(self) -> str:
+        return self._failure or self._loading.detail
+
     def _describe(self) -> tuple[bool, bool, dict[str, Any]]:
         draining, blocked, info = super()._describe()
-        info |= {
-            "detail": self._failure or self._loading.detail,
-            "engine": self.model.engine,
-            "start_seconds": self._loading.seconds,
-        }
-        if (capacity := self._capacity) and (memory := self._room.measure()):
-            info["memory"] = {
-                "used_bytes": memory.used_bytes,
-                "limit_bytes": self._room.limit_bytes,
-                "room_bytes": self._room.left_bytes(memory, capacity.budget_bytes, capacity.step_bytes),
-                "promised_bytes": self._engine.cost([lease.tokens for lease in self.leases.jobs()]),
-                "budget_bytes": capacity.budget_bytes,
-            }
+        info |= {"engine": self.model.engine, "start_seconds": self._loading.seconds}
+        sizes = self._sizes()
+        if "device_used_bytes" in sizes:
+            info["memory"] = {name: sizes[size] for name, size in SHOWN.items()}
         return draining, blocked, info
+
+    def _figures(self) -> Figures:
+        return replace(super()._figures(), sizes=self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """What is known of memory's sizes, by their names in metrics."""
+        if not (capacity := self._capacity):
+            return {}
+        sizes = {
+            "promised_bytes": self._engine.cost([lease.tokens for lease in self.leases.jobs()]),
+            "budget_bytes": capacity.budget_bytes,
+        }
+        if memory := self._room.measure():
+            sizes |= {
+                "room_bytes": self._room.left_bytes(memory, capacity.budget_bytes, capacity.step_bytes),
+                "device_used_bytes": memory.used_bytes,
+                "device_free_bytes": memory.free_bytes,
+                "device_total_bytes": memory.total_bytes,
+                "device_limit_bytes": self._room.limit_bytes,
+            }
+            if memory.own_bytes is not None:
+                sizes["device_allocated_bytes"] = memory.own_bytes
+        return sizes
 
 
 def _by_memory(closed: Closed | None) -> bool:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from nowserving.store import Store, connect
 from tests.api_server import MODEL, ApiServer
 from tests.fake_worker import FakeWorker
 from tests.letterbox import DONE, FAILED, beat, fail, pick_one, settle
 from tests.redis_server import RedisServer
+from tests.scrape import documented, samples
 
 Eventually = Callable[..., None]
 StartApi = Callable[..., ApiServer]
@@ -27,15 +25,10 @@ def live(redis_url: str) -> Iterator[Store]:
 
 
 def scrape(api: ApiServer) -> dict[str, float]:
-    """All samples by name and label values, in the order of the labels' names."""
     answer = api.http.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    return {
-        " ".join([sample.name, *(value for _, value in sorted(sample.labels.items()))]): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
+    return samples(answer.text)
 
 
 def test_metrics_say_how_webhooks_and_queues_stand(api: ApiServer, live: Store, worker: FakeWorker) -> None:
@@ -76,8 +69,7 @@ def test_metrics_say_how_webhooks_and_queues_stand(api: ApiServer, live: Store, 
     ages = {f"nowserving_queue_oldest_wait_seconds {MODEL}", "nowserving_deliveries_oldest_wait_seconds"}
     assert set(found) == set(expected) | ages
     assert all(found[name] > 0 for name in ages)
-    documented = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
-    assert {name.partition(" ")[0] for name in found} == set(re.findall(r"^\| `(\w+)`", documented, re.MULTILINE))
+    assert {name.partition(" ")[0] for name in found} == set(documented("The API"))
 
 
 def test_metrics_are_there_while_redis_is_not(

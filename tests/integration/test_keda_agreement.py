@@ -31,6 +31,8 @@ from tests.keda.manifest import (
     read,
     select,
 )
+from tests.scrape import free_port
+from workers.port import Port
 
 COUNT = """
 local kind = redis.call('type', KEYS[1]).ok
@@ -169,6 +171,7 @@ def test_ports_and_probes_are_the_codes(base: list[Manifest], shared_api: ApiSer
     for probe in ("readinessProbe", "livenessProbe"):
         assert httpx.get(shared_api.url + api[probe]["httpGet"]["path"]).status_code == 200
     assert api["ports"] == [{"name": "http", "containerPort": Settings.model_fields["port"].default}]
+    port = Port(free_port(), lambda: "", lambda: "", lambda: b"a 1\n")
     for component in ("worker", "deliverer"):
         pod = select(base, "Deployment", component)[0]["spec"]["template"]
         assert container(pod)["ports"] == [{"name": "metrics", "containerPort": PORT}]
@@ -176,6 +179,9 @@ def test_ports_and_probes_are_the_codes(base: list[Manifest], shared_api: ApiSer
         assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(PORT)
         for probe, path in (("startupProbe", "ready"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
             assert container(pod)[probe]["httpGet"] == {"path": f"/health/{path}", "port": "metrics"}
+            assert port.answer(f"/health/{path}")[0] == 200
+        assert port.answer(pod["metadata"]["annotations"]["prometheus.io/path"])[2] == b"a 1\n"
+    port.close()
 
 
 def test_a_worker_may_load_as_long_as_the_catalog_says(base: list[Manifest]) -> None:

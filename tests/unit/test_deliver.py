@@ -20,6 +20,7 @@ from nowserving.errors import ClaimLostError, StoreUnavailableError
 from nowserving.secret import new_secret
 from workers.deliver import JITTER, LONGEST_RETRY_AFTER_SECONDS, SLOW_SECONDS, Deliveries, judge
 from workers.lease import Leases
+from workers.metrics import DeliveryMetrics
 from workers.send import Outcome
 
 T = TypeVar("T")
@@ -147,7 +148,8 @@ class Scene:
         self.leases.add([CLAIM])
         self.leases.fill(Taken(CLAIM, DELIVERY, {**FIELDS, **fields}))
         store: Any = self.store
-        deliveries = Deliveries(store, self.leases, self.post, self.secrets_of, SCHEDULE, "https://api.example.com")
+        url, metrics = "https://api.example.com", DeliveryMetrics("m")
+        deliveries = Deliveries(store, self.leases, self.post, self.secrets_of, SCHEDULE, url, metrics)
         return deliveries.run(DELIVERY, CLAIM)
 
     @property
@@ -247,7 +249,7 @@ def test_an_outcome_is_told_no_longer_than_the_lease_lasts() -> None:
 def test_a_claim_of_nobody_sends_nothing() -> None:
     scene = Scene()
     store: Any = scene.store
-    deliveries = Deliveries(store, scene.leases, scene.post, scene.secrets_of, SCHEDULE, "")
+    deliveries = Deliveries(store, scene.leases, scene.post, scene.secrets_of, SCHEDULE, "", DeliveryMetrics("m"))
     with pytest.raises(ClaimLostError):
         deliveries.run(DELIVERY, "unknown")
     assert scene.posted == scene.store.settled == []
