@@ -128,6 +128,8 @@ class JobMetrics(Metrics):
         self._made = self._counter("worker_tokens", "Tokens made.").labels(model)
         self._read = self._counter("worker_prompt_tokens", "Tokens of the prompts read.").labels(model)
         self._charged = self._counter("worker_attempts", "Attempts charged: prefills that began.").labels(model)
+        patches = self._counter("worker_pod_patches", "Writes on its own pod, by what came of it.", "result")
+        self._patches = {word: patches.labels(model, word) for word in ("ok", "refused", "failed")}
 
     def started(self, waited_seconds: float) -> None:
         """A job that nobody had before begins to run."""
@@ -152,6 +154,10 @@ class JobMetrics(Metrics):
         """A job has come to its end."""
         self._ended.labels(self.model, status, code if code in CODES or not code else OTHER).inc()
         self._ran.observe(ran_seconds)
+
+    def patched(self, result: str) -> None:
+        """The pod was written on: "ok", or it was "refused", or "failed"."""
+        self._patches[result].inc()
 
 
 class DeliveryMetrics(Metrics):

@@ -19,6 +19,7 @@ from workers.generate import Generation
 from workers.loading import Loading
 from workers.memory import make_probe
 from workers.metrics import Figures, JobMetrics
+from workers.pod import find_pod
 from workers.progress import Progress
 from workers.room import Room
 from workers.serving import Serving
@@ -56,12 +57,15 @@ class Worker(Serving):
         elsewhere = getattr(self._engine, "memory_elsewhere", False)
         self._room = Room(probe, model.memory_fraction, settings.memory_limit_bytes, elsewhere)
         self._generation = Generation(self._store, self.leases, self._engine, settings.max_attempts, metrics)
+        self._pod = find_pod(lambda: self.leases.idle.seconds, metrics.patched)
 
     def run(self, job_id: str, claim: str) -> str:
         """Run a job; see Generation."""
         return self._generation.run(job_id, claim)
 
     def _load(self) -> int:
+        if self._pod:
+            self._pod.start()
         capacity = self._engine.start()
         self._loading.note("")
         self._room.begin()
@@ -78,6 +82,8 @@ class Worker(Serving):
     def close(self) -> None:
         """Let go of what is left once no job runs any more."""
         self._signed_off.set()
+        if self._pod:
+            self._pod.stop()
         if self._turns():
             self._engine.close()
         super().close()

@@ -32,6 +32,7 @@ from tests.keda.manifest import (
     select,
 )
 from tests.scrape import free_port
+from workers.pod import find_pod
 from workers.port import Port
 
 COUNT = """
@@ -182,6 +183,27 @@ def test_ports_and_probes_are_the_codes(base: list[Manifest], shared_api: ApiSer
             assert port.answer(f"/health/{path}")[0] == 200
         assert port.answer(pod["metadata"]["annotations"]["prometheus.io/path"])[2] == b"a 1\n"
     port.close()
+
+
+def test_a_worker_finds_its_pod_by_what_it_is_given_and_a_deliverer_none(
+    base: list[Manifest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").touch()
+    monkeypatch.setattr("workers.pod.ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # Kubernetes' own, in every pod
+    for component in ("worker", "deliverer"):
+        pod = select(base, "Deployment", component)[0]["spec"]["template"]
+        monkeypatch.delenv("POD_NAME", raising=False)
+        monkeypatch.delenv("POD_NAMESPACE", raising=False)
+        for name, value in environment(pod).items():
+            if name.startswith("POD_"):
+                monkeypatch.setenv(name, value["fieldRef"]["fieldPath"])
+        found = find_pod(lambda: None, lambda result: None)
+        if component == "deliverer":
+            assert found is None
+        else:
+            assert found is not None
+            assert "/namespaces/metadata.namespace/pods/metadata.name?" in found.url
 
 
 def test_a_worker_may_load_as_long_as_the_catalog_says(base: list[Manifest]) -> None:

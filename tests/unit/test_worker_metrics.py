@@ -41,6 +41,7 @@ def use(metrics: Metrics) -> dict[str, float]:
         metrics.made(5)
         metrics.made_first(0.3, 0.5)
         metrics.ended("failed", "timeout", 600)
+        metrics.patched("refused")
     if isinstance(metrics, DeliveryMetrics):
         metrics.attempted(204, 0.1)
         metrics.settled("delivered")
@@ -94,6 +95,7 @@ def test_each_verb_counts(metrics: JobMetrics) -> None:
         "nowserving_worker_tokens_total m": 5,
         "nowserving_worker_prompt_tokens_total m": 12,
         "nowserving_worker_attempts_total m": 1,
+        "nowserving_worker_pod_patches_total m refused": 1,
     }
     assert {name: found.get(name) for name in expected} == expected
 
