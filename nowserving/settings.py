@@ -48,6 +48,9 @@ class Settings(BaseSettings):
         Path.home() / ".local/share/nowserving", description="Folder of the embedded Redis's data (`nowserving up`)."
     )
     cache_dir: Path = Field(Path.home() / ".cache/nowserving", description="Folder of converted models.")
+    builtin_dir: Path | None = Field(
+        None, description="A cache that is only read, looked into first: images bring the built-in model in it."
+    )
     models_file: Path | None = Field(None, description="models.toml; without it the built-in SmolLM2 is served.")
 
     lease_seconds: Annotated[float, Field(ge=0.5, le=600)] = Field(

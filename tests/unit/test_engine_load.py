@@ -20,8 +20,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from nowserving.errors import EngineError, EngineUnavailableError
 from nowserving.job import Input, Parameters
+from nowserving.settings import Settings
 from tests.tiny import Collected, make_model, make_tokenizer
 from workers.engines import pretrained
+from workers.engines.builtin import model_folder
 from workers.engines.engine import Prompt
 from workers.engines.pretrained import Recipe, attend_by, load_model
 from workers.engines.transformers import TransformersEngine
@@ -119,6 +121,16 @@ def test_shards_are_one_model(folder: Path) -> None:
 def test_what_is_wrong_with_a_folder_is_named(folder: Path, harm: Callable[[Path], object], says: str) -> None:
     harm(folder)
     assert re.search(says, refusal(folder))
+
+
+def test_a_builtin_model_that_an_image_brings_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be written"):
+        model_folder("builtin:smollm2", Path("/dev/null"), builtin_dir=tmp_path)  # nothing is there yet
+    name = model_folder("builtin:smollm2", Settings().cache_dir).name
+    (tmp_path / "models" / name).mkdir(parents=True)
+    cache = tmp_path / "cache"
+    assert model_folder("builtin:smollm2", cache, builtin_dir=tmp_path) == tmp_path / "models" / name
+    assert not cache.exists()
 
 
 def test_a_source_that_is_nothing_says_what_it_could_be(folder: Path) -> None:

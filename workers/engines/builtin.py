@@ -60,8 +60,10 @@ def model_folder(
     cache_dir: Path,
     say: Say = lambda step: None,
     progress: Progress = lambda phase, fraction: None,
+    builtin_dir: Path | None = None,
 ) -> Path:
-    """The folder `from_pretrained` loads for a source like "builtin:smollm2", made first if it is not there.
+    """The folder `from_pretrained` loads for a source like "builtin:smollm2": in `builtin_dir`, which is only read, or
+    in the cache, made first if it is not there.
 
     Safe with several processes at once: one converts, the others wait for it. Raises EngineError in one sentence.
     """
@@ -69,7 +71,10 @@ def model_folder(
     if not source.startswith(PREFIX) or name not in BUILTINS:
         raise EngineError(f"there is no built-in model {source!r}; there is {', '.join(PREFIX + b for b in BUILTINS)}")
     model = BUILTINS[name]
-    folder = cache_dir / "models" / f"{name}-{model.sha256[:12]}-fp32-{FORMAT}"
+    place = Path("models", f"{name}-{model.sha256[:12]}-fp32-{FORMAT}")
+    if builtin_dir and (builtin_dir / place).is_dir():
+        return builtin_dir / place
+    folder = cache_dir / place
     if folder.is_dir():
         return folder
     try:

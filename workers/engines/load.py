@@ -11,7 +11,12 @@ from nowserving.errors import EngineError
 from workers.engines.engine import Engine, Progress
 
 
-def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda phase, fraction: None) -> Engine:
+def make_engine(
+    model: Model,
+    cache_dir: Path,
+    progress: Progress = lambda phase, fraction: None,
+    builtin_dir: Path | None = None,
+) -> Engine:
     """Make the engine of `model`, not yet started. A class of the user's own is called with `model` alone; if what it
     makes has an attribute `progress`, that becomes the function given here.
 
@@ -30,6 +35,7 @@ def make_engine(model: Model, cache_dir: Path, progress: Progress = lambda phase
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             cache_dir=cache_dir,
+            builtin_dir=builtin_dir,
         )
         return TransformersEngine(
             recipe,

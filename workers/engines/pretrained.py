@@ -43,6 +43,7 @@ class Recipe:
     revision: str | None = None
     trust_remote_code: bool = False
     cache_dir: Path = Path()
+    builtin_dir: Path | None = None
 
 
 def load_model(recipe: Recipe, progress: Progress) -> LoadedModel:
@@ -115,7 +116,7 @@ def attend_by(name: str) -> Iterator[None]:
 def _locate(recipe: Recipe, progress: Progress) -> Path:
     source, revision = recipe.source, recipe.revision
     if source.startswith(PREFIX):
-        folder = model_folder(source, recipe.cache_dir, log.info, progress)
+        folder = model_folder(source, recipe.cache_dir, log.info, progress, recipe.builtin_dir)
     elif Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
     elif not HUB_ID.match(source):
