@@ -19,6 +19,7 @@ from nowserving.settings import Settings
 NAMESPACE = "nowserving"
 IMAGE = "ghcr.io/nowserving/worker"
 CUDA_IMAGE = "ghcr.io/nowserving/worker-cuda"
+DELIVERER_IMAGE = "ghcr.io/nowserving/deliverer"
 PORT = 8001
 """Where a worker's /health and /metrics are."""
 MARGIN_SECONDS = 15
@@ -132,7 +133,7 @@ def deliverer_values(settings: Settings) -> Mapping[str, Value]:
         "name": "nowserving-deliverer",
         "component": "deliverer",
         "instance": "deliverer",
-        "image": f"{IMAGE}:{__version__}",
+        "image": f"{DELIVERER_IMAGE}:{__version__}",
         "celery_name": "deliver@%h",
         "is_model": False,
         "count_batch": False,
