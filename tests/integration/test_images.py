@@ -58,6 +58,7 @@ def test_the_deliverers_command_waits_for_webhooks(make: Make, redis_url: str, e
     store = Store(connect(redis_url))
     with container.run(container.image.command(), port, env) as process:
         eventually(lambda: ready(store, WEBHOOKS), 20)
+        assert container.check(port)
         process.send(signal.SIGTERM)
         assert process.wait(10) == 0, process.output()
     store.close()
@@ -72,6 +73,7 @@ def test_the_workers_command_loads_the_model_of_its_image(make: Make, redis_url:
     env = {"NOWSERVING_REDIS_URL": redis_url, "NOWSERVING_MODELS_FILE": str(ROOT / "deploy/models.toml")}
     store = Store(connect(redis_url))
     with container.run(container.image.command(), port, env) as process:
+        eventually(lambda: container.check(port), 20)
         eventually(lambda: ready(store, "smollm2"), 60)
         process.send(signal.SIGTERM)
         assert process.wait(20) == 0, process.output()
