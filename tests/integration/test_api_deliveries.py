@@ -124,11 +124,8 @@ def test_a_job_without_receivers_has_none(api: ApiServer) -> None:
         {"created_at": "nan"},
         {"finished_at": "1e300"},
         {"status": "lost"},
-        {"log": "{"},
-        {"log": '[NaN, 200, 0.1, null, ""]'},
-        {"log": '[1, 200, -1, null, ""]'},
-        {"log": "[1]"},
         {"tries": "many"},
+        {"tries": "-1"},
         {"url": None},
     ],
     ids=str,
@@ -142,6 +139,16 @@ def test_what_cannot_be_read_is_left_out(
         live.client.hdel(key, name) if value is None else live.client.hset(key, name, value)
     assert deliveries(api, broken) == api.http.get(f"/v1/jobs/{broken}").json()["deliveries"] == []
     assert [delivery["job"] for delivery in api.http.get("/v1/deliveries").json()["data"]] == [good]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", '[NaN, 200, 0.1, null, ""]', '[1, 200, -1, null, ""]', "[1]", "[1, 1e999, 1, 1, 1]"]
+)
+def test_an_attempt_that_cannot_be_read_is_left_out(api: ApiServer, live: Store, worker: FakeWorker, line: str) -> None:
+    job_id = fail(api, worker)
+    key = keys.JOB + deliveries(api, job_id)[0]["id"]
+    live.client.hset(key, "log", f'{line}\n[1, 200, 0.1, null, "ok"]')
+    assert [attempt["answer"] for attempt in deliveries(api, job_id)[0]["attempts"]] == ["ok"]
 
 
 ULID = "01jhs5j3z8q4x1v2w3y4z5a6b7"
