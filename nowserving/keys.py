@@ -21,7 +21,7 @@
 | deliveries | zset | all kept deliveries by sequence |
 | turns | zset | `host id` of each delivery that stands in its queue or is being sent |
 | line | zset | `host id` of each delivery that waits till fewer of its host are |
-| slow:{host} | string | there for a minute after a host answered 5xx, late, or not at all |
+| brisk:{host} | string | there for an hour after a host has answered, soon and with no 5xx |
 | finished | zset | ended jobs and deliveries by the time they are forgotten |
 | collapse | zset | ended jobs whose stream is told in many token events, by the time it is made one |
 | sequence | string | the last sequence given |
@@ -60,7 +60,7 @@ JOBS = PREFIX + "jobs"
 DELIVERIES = PREFIX + "deliveries"
 TURNS = PREFIX + "turns"
 LINE = PREFIX + "line"
-SLOW = PREFIX + "slow:"
+BRISK = PREFIX + "brisk:"
 FINISHED = PREFIX + "finished"
 COLLAPSE = PREFIX + "collapse"
 SEQUENCE = PREFIX + "sequence"

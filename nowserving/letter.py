@@ -26,7 +26,7 @@ def settle(
 ) -> Call[bool]:
     """Say what came of an attempt; False if the claim is lost. `retry`: the next is due in `delay_seconds`.
 
-    `slow`: the host answered 5xx, late, or not at all; for a minute its deliveries are sent one by one.
+    `slow`: the host answered 5xx, late, or not at all; till it does better its deliveries are sent one by one.
     """
     status = "queued" if outcome == "retry" else _WORDS[DeliveryStatus(outcome)]
     args = (delivery_id, claim, status, delay_seconds, attempt.to_json(), int(slow))

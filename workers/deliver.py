@@ -38,7 +38,7 @@ SecretsOf = Callable[[str | None, str | None], Sequence[str]]
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What is to become of a delivery; `delay_seconds` till its next attempt. `slow`: its host was in no state to
-    answer, or took long, and gets one delivery at a time for a while.
+    answer, or took long, and gets one delivery at a time till it does better.
     """
 
     word: letter.Outcome

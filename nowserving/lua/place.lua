@@ -10,9 +10,10 @@ local function unqueue(id, job)
   if job.host then redis.call('ZREM', LINE, job.host .. ' ' .. id) end
 end
 
--- How many of a host's deliveries may be in the queue or under way at once, as this one's record says.
+-- How many of a host's deliveries may be in the queue or under way at once, as this one's record says. Only a host that
+-- is known to answer soon gets more than one: else a few unknown ones that never do would hold a deliverer's threads.
 local function most_of(host, id)
-  if redis.call('EXISTS', SLOW .. host) == 1 then return 1 end
+  if redis.call('EXISTS', BRISK .. host) == 0 then return 1 end
   return math.max(1, number(redis.call('HGET', JOB .. id, 'limit')) or 1)
 end
 

@@ -4,7 +4,7 @@
 -- Answers: {'done'} · {'lost'}
 -- Promises: counts once, however often it is sent; nothing for a lost claim; the host's next in line is let in.
 even_if_full()
-local SLOW_MS, LOGGED = 60000, 20
+local BRISK_SECONDS, LOGGED = 3600, 20
 local id, claim, status = ARGV[2], ARGV[3], ARGV[4]
 local job = read(id)
 if not job or not job.host then return {'lost'} end
@@ -19,9 +19,9 @@ lines[#lines + 1] = ARGV[6]
 redis.call('HSET', JOB .. id, 'settled', claim, 'tries', (number(tries) or 0) + 1, 'takes', 0,
   'log', table.concat(lines, '\n', math.max(1, #lines - LOGGED + 1)))
 if ARGV[7] == '1' then
-  redis.call('SET', SLOW .. job.host, '1', 'PX', SLOW_MS)
+  redis.call('DEL', BRISK .. job.host)
 else
-  redis.call('DEL', SLOW .. job.host)
+  redis.call('SET', BRISK .. job.host, '1', 'EX', BRISK_SECONDS)
 end
 add(STATS .. job.model, 'attempts', 1)
 if status ~= 'queued' then

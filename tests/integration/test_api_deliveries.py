@@ -14,7 +14,7 @@ from nowserving.delivery import WEBHOOKS, Attempt
 from nowserving.store import Store, connect
 from tests.api_server import MODEL, ApiServer
 from tests.fake_worker import FakeWorker
-from tests.letterbox import HOOK, beat, ended, fail, pick, pick_one, receiver, settle
+from tests.letterbox import HOOK, answers, beat, ended, fail, pick, pick_one, receiver, settle
 from tests.redis_server import RedisServer
 
 Eventually = Callable[..., None]
@@ -187,6 +187,7 @@ def test_a_lost_deliverers_deliveries_are_queued_again_and_those_due_are(
     start_api: StartApi, redis_url: str, live: Store, worker: FakeWorker, eventually: Eventually
 ) -> None:
     api = start_api(redis_url, lease_seconds=0.5)
+    answers(live, "hooks.example:443")
     lost, due = fail(api, worker), fail(api, worker)
     call = verb.take(WEBHOOKS, "d", ["c1"], lease_seconds=0.1, headroom=1, capacity=1, max_takes=9)
     assert live.run(call)

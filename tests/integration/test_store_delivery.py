@@ -13,7 +13,7 @@ from nowserving.errors import DeliveryNotFoundError
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store
 from tests.board import ALWAYS, at, look, renew, take, texts
-from tests.letterbox import DONE, FAILED, end, ended, enqueue, of, pick, receiver, settle, tick
+from tests.letterbox import DONE, FAILED, answers, end, ended, enqueue, of, pick, receiver, settle, tick
 
 ALL = ("job.started", "job.succeeded", "job.failed", "job.canceled", "job.expired")
 
@@ -119,6 +119,7 @@ def test_a_retry_waits_its_time_and_keeps_its_id(store: Store) -> None:
 
 
 def test_what_a_dead_deliverer_held_is_sent_again_at_once_and_by_several(store: Store) -> None:
+    answers(store)
     ids = [ended(store, receiver()) for _ in range(3)]
     assert len(pick(store, "a", "b", "c")) == 3
     at(store, 11)
@@ -139,6 +140,7 @@ def test_a_leaving_deliverer_hands_back(store: Store) -> None:
 
 
 def test_at_most_so_many_go_to_one_host_and_others_pass(store: Store) -> None:
+    answers(store, "dead:443")
     dead, live = receiver("dead:443", limit=2), receiver("live:443")
     jobs = [ended(store, dead) for _ in range(5)]
     other = ended(store, live)
@@ -149,14 +151,23 @@ def test_at_most_so_many_go_to_one_host_and_others_pass(store: Store) -> None:
     assert [each.fields["job"] for each in pick(store, "i", "j")] == [jobs[2]]
 
 
+def test_a_host_gets_one_at_a_time_till_it_is_known_to_answer(store: Store) -> None:
+    for _ in range(6):
+        ended(store, receiver(limit=4))
+    (first,) = pick(store, *"abcd")
+    assert settle(store, first)
+    assert len(pick(store, *"efgh")) == 4
+
+
 def test_a_host_that_gives_no_answer_gets_one_at_a_time(store: Store) -> None:
+    answers(store, "dead:443")
     for _ in range(9):
         ended(store, receiver("dead:443", limit=4))
     taken = pick(store, *"abcd")
     for each in taken:
         assert settle(store, each, "retry", FAILED, delay=60, slow=True)
     (probe,) = pick(store, *"efgh")
-    assert store.client.ttl(keys.SLOW + "dead:443") in (59, 60)
+    assert not store.client.exists(keys.BRISK + "dead:443")
     assert settle(store, probe), "it answers again"
     assert len(pick(store, *"ijkl")) == 4
 
