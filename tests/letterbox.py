@@ -56,7 +56,7 @@ def answers(store: Store, host: str = "example.com:443") -> None:
 
 def pick(store: Store, *claims: str, worker: str = "d") -> list[Taken]:
     """Take deliveries."""
-    call = verb.take(WEBHOOKS, worker, claims, lease_seconds=LEASE, headroom=1, capacity=1, max_takes=50)
+    call = verb.take(WEBHOOKS, worker, claims, lease_seconds=LEASE, headroom=2, capacity=2, max_takes=50)
     answer = store.run(call)
     assert isinstance(answer, tuple)
     return list(answer)

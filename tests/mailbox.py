@@ -103,6 +103,9 @@ class Mailbox:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if len(body) < int(self.headers["content-length"]):
+                    self.close_connection = True  # half a letter: whoever sent it was killed meanwhile
+                    return
                 letter = box._note(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
                 said = box.answer(letter)
                 status, headers = said if isinstance(said, tuple) else (said, {})

@@ -21,6 +21,8 @@ from workers.send import Outcome
 
 log = logging.getLogger(__name__)
 
+LEAST_PATIENCE_SECONDS = 3600.0
+"""A delivery to a host that answers nobody waits so long for its first attempt, or as long as all attempts take."""
 JITTER = 0.1
 """A pause is up to this part of it longer or shorter, so that what failed together does not come again together."""
 LONGEST_RETRY_AFTER_SECONDS = 86400.0
@@ -81,6 +83,7 @@ class Deliveries:
         self._store, self._leases = store, leases
         self._post, self._secrets_of = post, secrets_of
         self._schedule, self._public_url = schedule, public_url
+        self._patience_seconds = max(LEAST_PATIENCE_SECONDS, sum(schedule) * (1 + JITTER))
         self._metrics = metrics
 
     def run(self, delivery_id: str, claim: str) -> str:
@@ -104,6 +107,7 @@ class Deliveries:
                 attempt,
                 delay_seconds=judgement.delay_seconds,
                 slow=judgement.slow,
+                patience_seconds=self._patience_seconds,
             )
             if not send_patiently(self._store, lease, settle):
                 return "lost"

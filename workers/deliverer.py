@@ -12,6 +12,9 @@ from workers.metrics import DeliveryMetrics
 from workers.send import Sender
 from workers.serving import Serving
 
+UNKNOWN_TOKENS = 2
+"""The size that deliveries to hosts have which are not known to answer; all others have 1."""
+
 
 class Deliverer(Serving):
     """Takes deliveries while it has a free thread, and makes one attempt at each."""
@@ -47,10 +50,17 @@ class Deliverer(Serving):
         super().close()
 
     def _load(self) -> int:
-        return 1
+        return UNKNOWN_TOKENS
 
     def _judge(self) -> Verdict:
+        """A quarter of the threads is kept free of hosts that are not known to answer (see place.lua)."""
         if self._stops():
             return Verdict(Closed.DRAINING)
-        free = self.slots - len(self.leases.jobs())
-        return Verdict(None, headroom=1, jobs=free) if free > 0 else Verdict(Closed.SLOTS)
+        held = [lease.tokens for lease in self.leases.jobs()]
+        free = self.slots - len(held)
+        if free <= 0:
+            return Verdict(Closed.SLOTS)
+        unknown = max(1, self.slots * 3 // 4) - sum(tokens >= UNKNOWN_TOKENS for tokens in held)
+        if unknown <= 0:
+            return Verdict(None, headroom=1, jobs=free, scarce=Closed.SLOTS)
+        return Verdict(None, headroom=UNKNOWN_TOKENS, jobs=min(free, unknown))

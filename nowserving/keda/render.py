@@ -136,8 +136,9 @@ def deliverer_values(settings: Settings) -> Mapping[str, Value]:
         "image": f"{DELIVERER_IMAGE}:{__version__}",
         "celery_name": "deliver@%h",
         "is_model": False,
-        "count_batch": False,
-        "formula": f"max(busy, (queued + running) / {slots})",
+        "count_batch": True,
+        "batch_weight": 1.0,
+        "formula": f"max(busy, (queued + queued_batch + running) / {slots})",
         "slots_text": str(slots),
     }
 

@@ -19,6 +19,17 @@ end
 
 local function count_turns(host) return redis.call('ZLEXCOUNT', TURNS, '[' .. host .. ' ', '(' .. host .. '!') end
 
+-- Deliveries to hosts that are not known to answer go behind all others, and a deliverer keeps threads free of them:
+-- that is what the lanes and tokens of deliveries are for.
+local LANES = {known = {'normal', 1}, unknown = {'batch', 2}}
+local function choose_lane(id, job)
+  local lane, tokens = unpack(redis.call('EXISTS', BRISK .. job.host) == 1 and LANES.known or LANES.unknown)
+  if job.lane == lane then return end
+  redis.call('ZREM', job.queue, id)
+  redis.call('HSET', JOB .. id, 'lane', lane, 'tokens', tokens)
+  job.lane, job.queue = lane, QUEUE .. job.model .. (lane == 'batch' and BATCH or '')
+end
+
 -- A waiting job or delivery gets its place in the queue. A delivery whose host has its share there waits in the line.
 local function enter(id, job)
   local turn = job.host and job.host .. ' ' .. id
@@ -29,6 +40,7 @@ local function enter(id, job)
     end
     redis.call('ZADD', TURNS, 0, turn)
   end
+  if turn then choose_lane(id, job) end
   redis.call('ZADD', job.queue, job.sequence, id)
   wake(job.model)
 end

@@ -9,7 +9,7 @@ if not job or not job.host then return {} end
 if job.status == 'queued' then
   if redis.call('ZREM', DELAYED .. job.model, id) == 1 then enter(id, job) end
 elseif job.status ~= 'running' then
-  redis.call('HSET', JOB .. id, 'status', 'queued', 'tries', 0, 'takes', 0)
+  redis.call('HSET', JOB .. id, 'status', 'queued', 'tries', 0, 'takes', 0, 'waits_since', stamp(now))
   redis.call('HDEL', JOB .. id, 'finished_at', 'error')
   redis.call('PERSIST', JOB .. id)
   redis.call('ZREM', FINISHED, id)

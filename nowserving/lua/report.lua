@@ -5,7 +5,7 @@
 local SAID = {'v', 'id', 'model', 'status', 'lane', 'sequence', 'tokens', 'created_at', 'started_at', 'finished_at',
   'attempt', 'start_within_seconds', 'timeout_seconds', 'retain_seconds', 'retry_of', 'metadata', 'error', 'parameters',
   'output'}
-local LARGEST_SAID = {output = 12000, parameters = 6000}
+local LARGEST_SAID = {output = 12000, parameters = 6000, metadata = 60000}
 local EVENTS_TOLD = {'started', 'succeeded', 'failed', 'canceled', 'expired'}
 local MOST_RECEIVERS = 8
 
@@ -48,7 +48,7 @@ end
 
 local function is_receiver(value)
   return type(value) == 'table' and type(value.url) == 'string' and type(value.host) == 'string'
-    and type(value.events) == 'table' and not string.find(value.host, '%s')
+    and type(value.events) == 'table' and not string.find(value.host, '%s') and value.host ~= ''
 end
 
 local function delivery_id(id, event, nth)
@@ -67,7 +67,7 @@ local function report(id, job, event)
       if redis.call('EXISTS', JOB .. delivery) == 1 then redis.call('UNLINK', JOB .. delivery) end
       local sequence = next_sequence()
       redis.call('HSET', JOB .. delivery, 'v', VERSION, 'id', delivery, 'model', WEBHOOKS, 'status', 'queued',
-        'lane', 'normal', 'sequence', sequence, 'tokens', 1, 'created_at', stamp(now),
+        'lane', 'normal', 'sequence', sequence, 'tokens', 1, 'created_at', stamp(now), 'waits_since', stamp(now),
         'retain_seconds', job.retain_seconds, 'job', id, 'event', 'job.' .. event, 'said', said,
         'url', receiver.url, 'host', receiver.host, 'limit', number(receiver.limit) or 1)
       for field, value in pairs({receiver = receiver.name, secret = receiver.secret,

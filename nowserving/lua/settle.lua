@@ -1,8 +1,26 @@
 -- One attempt at a delivery is over: the delivery ends, or waits for its next attempt.
 -- ARGV: now, id, claim, status ('succeeded' | 'failed' | 'canceled' | 'queued'), seconds till the next attempt,
---       the attempt (JSON, one line), slow ('1': its host answered 5xx, late, or not at all)
+--       the attempt (JSON, one line), slow ('1': its host answered 5xx, late, or not at all),
+--       seconds after which those that wait in such a host's line are given up
 -- Answers: {'done'} · {'lost'}
 -- Promises: counts once, however often it is sent; nothing for a lost claim; the host's next in line is let in.
+-- A slow host's line gets shorter by those that have waited too long, 100 a call: it cannot grow for ever.
+
+-- Ends what waits for its first attempt still, and has waited since before `since`.
+local function give_up_waiting(host, since)
+  local message = cjson.encode({now, cjson.null, 0, 'given up: its host has answered nobody for too long', ''})
+  for _, turn in ipairs(redis.call('ZRANGEBYLEX', LINE, '[' .. host .. ' ', '(' .. host .. '!', 'LIMIT', 0, 100)) do
+    local id = string.sub(turn, #host + 2)
+    local job = read(id)
+    local waits_since, log = unpack(redis.call('HMGET', JOB .. id, 'waits_since', 'log'))
+    if job and job.status == 'queued' and (number(waits_since) or now) < since then
+      unqueue(id, job)
+      redis.call('HSET', JOB .. id, 'log', (log and log ~= '' and log .. '\n' or '') .. message)
+      close(id, job, 'failed')
+    end
+  end
+end
+
 even_if_full()
 local BRISK_SECONDS, LOGGED = 3600, 20
 local id, claim, status = ARGV[2], ARGV[3], ARGV[4]
@@ -20,6 +38,7 @@ redis.call('HSET', JOB .. id, 'settled', claim, 'tries', (number(tries) or 0) + 
   'log', table.concat(lines, '\n', math.max(1, #lines - LOGGED + 1)))
 if ARGV[7] == '1' then
   redis.call('DEL', BRISK .. job.host)
+  give_up_waiting(job.host, now - tonumber(ARGV[8]))
 else
   redis.call('SET', BRISK .. job.host, '1', 'EX', BRISK_SECONDS)
 end

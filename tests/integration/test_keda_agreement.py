@@ -73,12 +73,16 @@ def test_keda_counts_our_keys_and_divides_by_our_slots(overlay: str) -> None:
     scaled = find(manifests, "ScaledObject", "nowserving-deliverer")
     assert {name: metadata["listName"] for name, metadata in triggers(scaled).items()} == {
         "queued": keys.queue(keys.WEBHOOKS),
+        "queued_batch": keys.queue(keys.WEBHOOKS, "batch"),
         "running": keys.RUNNING + keys.WEBHOOKS,
         "busy": keys.BUSY + keys.WEBHOOKS,
     }
     deliverer = find(manifests, "Deployment", "nowserving-deliverer")["spec"]["template"]
     slots = environment(deliverer)["NOWSERVING_WEBHOOK_CONCURRENCY"]
-    assert scaled["spec"]["advanced"]["scalingModifiers"]["formula"] == f"max(busy, (queued + running) / {slots})"
+    assert (
+        scaled["spec"]["advanced"]["scalingModifiers"]["formula"]
+        == f"max(busy, (queued + queued_batch + running) / {slots})"
+    )
     assert len(select(manifests, "ScaledObject")) == len(catalog) + 1
 
 

@@ -13,7 +13,7 @@ from nowserving.errors import DeliveryNotFoundError
 from nowserving.job import Status, new_job_id
 from nowserving.store import Store
 from tests.board import ALWAYS, at, look, renew, take, texts
-from tests.letterbox import DONE, FAILED, answers, end, ended, enqueue, of, pick, receiver, settle, tick
+from tests.letterbox import DONE, FAILED, answers, end, ended, enqueue, of, pick, receiver, reconcile, settle, tick
 
 ALL = ("job.started", "job.succeeded", "job.failed", "job.canceled", "job.expired")
 
@@ -149,6 +149,40 @@ def test_at_most_so_many_go_to_one_host_and_others_pass(store: Store) -> None:
     assert store.run(letter.tally()).line == 3
     assert settle(store, taken[0], "retry", FAILED, delay=60)
     assert [each.fields["job"] for each in pick(store, "i", "j")] == [jobs[2]]
+
+
+def test_hosts_that_are_not_known_to_answer_go_behind_all_others(store: Store) -> None:
+    answers(store, "live:443")
+    unknown, known = ended(store, receiver("new:443")), ended(store, receiver("live:443"))
+    taken = pick(store, "a", "b")
+    assert [each.fields["job"] for each in taken] == [known, unknown]
+    assert [each.fields["tokens"] for each in taken] == ["1", "2"]
+    assert settle(store, taken[1])
+    assert settle(store, taken[0], "retry", FAILED, delay=5, slow=True)
+    later, again = ended(store, receiver("new:443")), taken[0].fields["job"]
+    at(store, 6)
+    tick(store)
+    taken = pick(store, "c", "d")
+    assert [each.fields["job"] for each in taken] == [later, again]
+    assert [each.fields["tokens"] for each in taken] == ["1", "2"]
+
+
+def test_what_a_silent_host_keeps_waiting_for_too_long_is_given_up(store: Store) -> None:
+    old = [ended(store, receiver()) for _ in range(3)]
+    (taken,) = pick(store, "a", "b")
+    at(store, 5)
+    renew(store, "a", worker="d", model=WEBHOOKS)
+    young = ended(store, receiver())
+    call = letter.settle(taken.job_id, "a", "retry", FAILED, delay_seconds=60, slow=True, patience_seconds=4)
+    assert store.run(call)
+    gone = of(store, old[1])[0]
+    assert (gone.status, gone.tries) == (DeliveryStatus.DEAD, 0)
+    assert gone.attempts[0].error == "given up: its host has answered nobody for too long"
+    assert of(store, old[2])[0].status is DeliveryStatus.DEAD
+    assert of(store, old[0])[0].status is DeliveryStatus.PENDING
+    assert [each.fields["job"] for each in pick(store, "b", "c")] == [young]
+    assert store.run(letter.redeliver(gone.id)).status is DeliveryStatus.PENDING
+    assert reconcile(store) == []
 
 
 def test_a_host_gets_one_at_a_time_till_it_is_known_to_answer(store: Store) -> None:

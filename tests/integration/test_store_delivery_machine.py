@@ -86,9 +86,8 @@ class Post:
         return self.store.client.hget(keys.JOB + taken.job_id, "claim")
 
     def check(self) -> None:
-        queue, delayed, running = (
-            self.members(key) for key in (keys.queue(WEBHOOKS), keys.DELAYED + WEBHOOKS, keys.RUNNING + WEBHOOKS)
-        )
+        queue = [*self.members(keys.queue(WEBHOOKS)), *self.members(keys.queue(WEBHOOKS, "batch"))]
+        delayed, running = self.members(keys.DELAYED + WEBHOOKS), self.members(keys.RUNNING + WEBHOOKS)
         line, turns = ([turn.split(" ") for turn in self.members(key)] for key in (keys.LINE, keys.TURNS))
         places = Counter([*queue, *delayed, *running, *(delivery for _, delivery in line)])
         assert set(places.values()) <= {1}

@@ -18,7 +18,7 @@ from nowserving.call import Call
 from nowserving.delivery import Attempt
 from nowserving.errors import ClaimLostError, StoreUnavailableError
 from nowserving.secret import new_secret
-from workers.deliver import JITTER, LONGEST_RETRY_AFTER_SECONDS, SLOW_SECONDS, Deliveries, judge
+from workers.deliver import JITTER, LEAST_PATIENCE_SECONDS, LONGEST_RETRY_AFTER_SECONDS, SLOW_SECONDS, Deliveries, judge
 from workers.lease import Leases
 from workers.metrics import DeliveryMetrics
 from workers.send import Outcome
@@ -172,8 +172,9 @@ def test_a_delivery_is_signed_by_all_secrets_and_sent_with_its_id() -> None:
     assert headers["content-type"] == "application/json"
     assert headers["user-agent"] == f"nowserving/{__version__}"
     assert headers["traceparent"] == "00-ab-cd-01"
-    ((script, delivery_id, claim, status, delay, _, slow),) = scene.store.settled
+    ((script, delivery_id, claim, status, delay, _, slow, patience),) = scene.store.settled
     assert (script, delivery_id, claim, status, delay, slow) == ("settle", DELIVERY, CLAIM, "succeeded", 0.0, 0)
+    assert patience == LEAST_PATIENCE_SECONDS
     assert (scene.attempt.status, scene.attempt.seconds) == (200, 0.5)
     assert scene.leases.all() == []
 
