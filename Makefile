@@ -11,11 +11,11 @@ BESIDE ?= 5000
 SEED ?= 1
 
 # None of these may ask a model hub: what they need is installed. `make up` may: its models are the user's.
-demo test test-servers unit chaos mutants bench bench-engine bench-peers: export HF_HUB_OFFLINE := 1
-demo test test-servers unit chaos mutants bench bench-engine bench-peers: export TOKENIZERS_PARALLELISM := false
+demo test test-servers unit chaos mutants bench bench-burst bench-engine bench-peers: export HF_HUB_OFFLINE := 1
+demo test test-servers unit chaos mutants bench bench-burst bench-engine bench-peers: export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-servers unit chaos mutants check format bench bench-engine bench-peers lock clean
+.PHONY: help install demo up test test-servers unit chaos mutants check format bench bench-burst bench-engine bench-peers lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,9 +63,13 @@ format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: install  ## nowserving beside FastAPI + Celery as the tutorials have them, and a deliverer's webhooks a second
+bench: install  ## nowserving beside FastAPI + Celery as the tutorials have them, a deliverer's webhooks a second, bench-burst
 	$(BIN)/python -m bench.queue $(BENCH_ARGS)
 	$(BIN)/python -m bench.post
+	$(BIN)/python -m bench.burst $(filter --quick,$(BENCH_ARGS))
+
+bench-burst: install  ## a burst from no worker and back to none, by several ways to scale
+	$(BIN)/python -m bench.burst $(BENCH_ARGS)
 
 bench-engine: install  ## the engine, bare and through the whole stack, beside transformers' generate; a good half hour
 	$(BIN)/python -m bench.engine $(BENCH_ARGS)
