@@ -55,7 +55,7 @@ def _describe_queues(queues: Sequence[Queue], workers: Mapping[str, int]) -> Ite
         ("jobs_running", "Jobs that workers have taken.", {q.model: q.running for q in queues}),
         ("workers", "Live workers.", workers),
         ("workers_busy", "Workers that hold jobs.", {q.model: q.busy for q in queues}),
-        ("workers_blocked", "Workers whose gate is closed for memory.", {q.model: q.blocked for q in queues}),
+        ("workers_blocked", "Workers that are full.", {q.model: q.blocked for q in queues}),
     ):
         yield _gauges(name, text, ("model",), [((model,), figure or 0) for model, figure in figures.items()])
 

@@ -10,7 +10,7 @@
 | running:{model} | zset | taken jobs by lease deadline |
 | busy:{model} | hash | worker → its jobs; workers with none are absent |
 | alone:{model} | hash | worker → the suspect that it runs alone, till that has made a token |
-| blocked:{model} | zset | live workers whose gate is closed for memory, by deadline |
+| blocked:{model} | zset | live workers that are full, for want of memory or of slots, by deadline |
 | workers:{model} | hash | worker → what it last said of itself (JSON) |
 | alive:{model} | zset | workers by deadline |
 | held:{worker} | hash | claim → job |

@@ -22,8 +22,13 @@ class Closed(StrEnum):
 
     @property
     def by_memory(self) -> bool:
-        """Whether the worker then counts as blocked: another worker would help."""
+        """Whether it is for want of memory."""
         return self in (Closed.GPU_MEMORY, Closed.LEDGER)
+
+    @property
+    def full(self) -> bool:
+        """Whether the worker then counts as blocked: what waits, another worker would have to take."""
+        return self.by_memory or self in (Closed.SLOTS, Closed.SUSPECT)
 
 
 @dataclass(frozen=True, slots=True)

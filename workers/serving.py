@@ -242,4 +242,4 @@ class Serving(ABC):
             "started_at": rfc3339(self._started_at),
             "version": __version__,
         }
-        return self._draining.is_set(), closed is not None and closed.by_memory, info
+        return self._draining.is_set(), closed is not None and closed.full, info

@@ -28,7 +28,9 @@ def compose() -> str:
 
 def ask(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run it, with these variables and none of ours."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NOWSERVING_", "COMPOSE_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NOWSERVING_", "COMPOSE_", "HF_"))
+    }
     return subprocess.run([compose(), *arguments], cwd=ROOT, env=kept | env, capture_output=True, text=True, timeout=60)
 
 

@@ -57,7 +57,8 @@ def previous() -> str:
 
 def unpack(commit: str, folder: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(git("archive", commit, *CODE))) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 has it
+        archive.extractall(folder)
     return folder
 
 

@@ -41,8 +41,13 @@ def test_jobs_run_and_the_worker_says_so(live: Store, start: Start, eventually: 
     assert job.output is not None
     assert job.output["finish_reason"] in ("stop", "length")
     assert (job.attempt, job.takes) == (0, 1)
-    queue = live.run(verb.queues([MODEL]))[0]
-    assert (queue.depth, queue.running, queue.busy, queue.blocked) == (0, 0, 0, 0)
+
+    def stand() -> tuple[int, ...]:
+        queue = live.run(verb.queues([MODEL]))[0]
+        return queue.depth, queue.running, queue.busy, queue.blocked
+
+    assert stand()[:3] == (0, 0, 0)
+    eventually(lambda: stand() == (0, 0, 0, 0), 2)  # that it is full no more, it says with its next beat
     eventually(lambda: [(worker["state"], worker["slots"]) for worker in workers(live)] == [("ready", 4)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import ceil
 
 import pytest
 
@@ -37,7 +38,13 @@ def test_each_formula_counts_in_workers(seen: Mapping[str, float], wanted: tuple
         assert evaluate(formula, NONE | dict(seen)) == workers
 
 
-@pytest.mark.xfail(reason="the terms for full workers and for those closed for memory do not add up")
 def test_a_worker_closed_for_memory_is_replaced_though_others_are_full() -> None:
-    seen = {"queued": 50.0, "running": 50.0, "busy": 1.0, "blocked": 1.0}
-    assert evaluate(ours(50).formula, NONE | seen) > 2
+    seen = {"queued": 50.0, "running": 50.0, "busy": 1.0, "blocked": 2.0}
+    assert evaluate(ours(50).formula, NONE | seen) == 3
+
+
+def test_full_workers_are_not_counted_twice() -> None:
+    for full in range(1, 5):
+        for queued in range(1, 40):
+            seen = {"queued": queued, "running": 8 * full, "busy": full, "blocked": full}
+            assert ceil(evaluate(ours(8).formula, NONE | seen)) == ceil((queued + 8 * full) / 8)
