@@ -52,6 +52,8 @@ def test_nothing_is_found_in_what_is_rendered() -> None:
         ("maxmemory-policy noeviction", "maxmemory-policy allkeys-lru", "redis-evicts"),
         ("appendonly yes", "appendonly no", "redis-not-durable"),
         ("nowserving-redis.nowserving.svc.cluster.local:6379", "nowserving-redis:6379", "address-short"),
+        ("nowserving-redis.nowserving.svc", "nowserving-redis.team-a.svc", "address-other"),
+        ("redis://nowserving-redis:6379/0", "rediss://redis.example.com:6380/0", "address-other"),
         ("behavior: currentReplicasIfHigher", "behavior: static", "fallback-shrinks"),
         ("maxSurge: 0", "maxSurge: 1", "surge-gpu"),
         ("redis://nowserving-redis:6379/0", "redis://nowserving-redis:6379/3", "database-other"),

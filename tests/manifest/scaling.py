@@ -184,6 +184,8 @@ SCALING: list[tuple[str, list[Edit]]] = [
     ),
     ("address-form", [(SCALED, f"{META}.address", GONE), (SCALED, f"{META}.addressFromEnv", "NOWSERVING_REDIS_URL")]),
     ("address-form", [(SCALED, f"{META}.address", "redis.ai.svc.cluster.local")]),
+    ("address-other", [(SCALED, f"{META}.address", "redis.other.svc.cluster.local:6379")]),
+    ("address-other", [(SCALED, f"{META}.address", "redis.example.com:6379")]),
     ("password-plain", [(SCALED, f"{TRIGGER}.authenticationRef", GONE), (SCALED, f"{META}.password", "hunter2")]),
     ("password-missing", [(SCALED, f"{TRIGGER}.authenticationRef", GONE)]),
     ("database-other", [(SCALED, f"{META}.databaseIndex", "2")]),

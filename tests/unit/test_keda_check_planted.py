@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from nowserving.keda.check import RULES
@@ -29,11 +31,43 @@ def test_nothing_is_found_in_what_is_good() -> None:
     assert rules(plant()) == []
 
 
+def looking_at(address: str, *edits: Edit) -> list[dict[str, Any]]:
+    """The good deployment with these edits, and with all triggers at this address."""
+    documents = plant(*edits)
+    for body in documents:
+        for trigger in body["spec"]["triggers"] if body["kind"] == "ScaledObject" else ():
+            trigger["metadata"]["address"] = address
+    return documents
+
+
 def test_tls_of_the_workers_is_wanted_of_the_triggers_too() -> None:
     url = ("ConfigMap/settings", "data.NOWSERVING_REDIS_URL", "rediss://:$(REDIS_PASSWORD)@redis.example.com:6380/0")
-    assert set(rules(plant(url))) == {"tls-missing"}
+    address = "redis.example.com:6380"
+    assert set(rules(looking_at(address, url))) == {"tls-missing"}
     parameters = [{"parameter": name, "name": "redis", "key": name} for name in ("password", "tls")]
-    assert rules(plant(url, ("TriggerAuthentication/redis", "spec.secretTargetRef", parameters))) == []
+    there = ("TriggerAuthentication/redis", "spec.secretTargetRef", parameters)
+    assert rules(looking_at(address, url, there)) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://redis:6379/0", "redis.ai:6379"),
+        ("redis://redis:6379/0", "REDIS.ai.svc.cluster.local.:6379"),
+        ("redis://redis.ai.svc/0", "redis.ai.svc.example.org:6379"),
+        ("redis://redis-master:6379/0", "redis-headless.ai.svc.cluster.local:6379"),
+        ("redis://localhost:6379/0", "redis.ai.svc.cluster.local:6379"),
+        ("redis://$(REDIS_HOST):6379/0", "redis.ai.svc.cluster.local:6379"),
+        ("redis://10.0.0.7:6379/0", "redis.ai.svc.cluster.local:6379"),
+        ("redis://primary.example.com:6379/0", "reader.example.com:6379"),
+        ("redis://alias:6379/0", "redis.example.com:6379"),
+    ],
+)
+def test_names_that_may_lead_to_one_redis_are_let_pass(url: str, address: str) -> None:
+    alias = {"type": "ExternalName", "externalName": "redis.example.com"}
+    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alias", "namespace": "ai"}, "spec": alias}
+    edits = [("", "", body), ("ConfigMap/settings", "data.NOWSERVING_REDIS_URL", url)]
+    assert rules(looking_at(address, *edits)) == []
 
 
 def test_a_configuration_file_of_redis_is_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from nowserving.keda.check.scaled import Scaled, Trigger
 ADDRESS = "address: SERVICE.NAMESPACE.svc.cluster.local:6379"
 _SECRETS = ("password", "sentinelPassword")
 _SECRET_NAMES = ("_PASSWORD", "_SECRET", "_TOKEN", "_API_KEY")
+_IN_CLUSTER = re.compile(r"([^.]+)\.([^.]+)\.svc(?:\..+)?")
 _URL = "NOWSERVING_REDIS_URL"
 _PASSWORD = "NOWSERVING_REDIS_PASSWORD"
 
@@ -50,6 +52,29 @@ def address_form(cluster: Cluster) -> Iterator[Hit]:
             if "://" in host or not (port or "$" in host or _is_short(host)):
                 yield Hit(scaled.manifest, f"{shorten(trigger.name or trigger.key)}: {shorten(_bare(host))}")
                 break
+
+
+@error(
+    "address-other",
+    "the triggers look at another Redis than the workers use",
+    why="Nobody writes there: the name is not found, which is an error at each poll, or the keys are empty for ever. "
+    "Kustomize's namespace does not reach into an address.",
+    fix="the Redis of NOWSERVING_REDIS_URL, as address: SERVICE.NAMESPACE.svc.cluster.local:6379",
+)
+def address_other(cluster: Cluster) -> Iterator[Hit]:
+    for scaled, trigger in _redis(cluster):
+        target = cluster.target(scaled)
+        space = target.manifest.namespace if target else ""
+        used = text(url_parts(_url(cluster, scaled)), "host")
+        theirs = _service(used, space)
+        looked = [_service(host, "") for host, _ in _addresses(cluster, scaled, trigger)]
+        if trigger.type != "redis" or not theirs or not looked or not all(looked):
+            continue
+        if any(_may_be_one(cluster, one, theirs) for one in looked if one):
+            continue
+        said = f"{shorten(trigger.name or trigger.key)} looks at {_where(looked[0])}, the workers at {_where(theirs)}"
+        fix = f"address: {_where(theirs)}.svc.cluster.local:PORT" if theirs[1] else f"address: {_where(theirs)}:PORT"
+        yield Hit(scaled.manifest, said, fix)
 
 
 @error(
@@ -220,6 +245,39 @@ def _is_short(host: str) -> bool:
         return "." not in host.rstrip(".")
 
 
+def _service(host: str, space: str) -> tuple[str, str] | None:
+    """A host as a Service and its namespace, or as a name outside and "". None: it is not to be told."""
+    host = host.lower().strip("[]").rstrip(".")
+    if not host or "$" in host or "://" in host or host == "localhost":
+        return None
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        return None  # of a Service, a proxy, a machine
+    if found := _IN_CLUSTER.fullmatch(host):
+        return found[1], found[2]
+    if "." not in host:
+        return (host, space) if space else None
+    return host, ""
+
+
+def _may_be_one(cluster: Cluster, one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Several names may lead to one Redis: within a namespace, outside, or by a Service that is but a name."""
+    if one[1] == other[1]:
+        return True
+    for (name, space), (host, outside) in ((one, other), (other, one)):
+        if not outside and host == f"{name}.{space}":  # a Service as NAME.NAMESPACE
+            return True
+    names = {(found.name, found.namespace) for found in cluster.of_kind("Service") if text(found.spec, "externalName")}
+    return one in names or other in names
+
+
+def _where(found: tuple[str, str] | None) -> str:
+    return shorten(".".join(part for part in found or () if part))
+
+
 def _bare(address: str) -> Any:
     """The address without a password that stands in it."""
     scheme, mark, rest = address.partition("://")
@@ -229,6 +287,7 @@ def _bare(address: str) -> Any:
 RULES = (
     address_short,
     address_form,
+    address_other,
     password_plain,
     password_missing,
     tls_missing,
