@@ -69,6 +69,19 @@ def test_the_overlay_is_what_a_cluster_takes(mine: tuple[str, list[Manifest]]) -
         assert f"Nothing found in {len(manifests)} objects." in PAGE
 
 
+@pytest.mark.parametrize("base", ["gpu", "local", "weights"])
+def test_another_namespace_takes_what_the_page_adds(tmp_path: Path, base: str) -> None:
+    (more,) = [text for _, text in BLOCKS if text.startswith("replacements:")]
+    shutil.copytree(KEDA, tmp_path / "keda")
+    folder = tmp_path / "keda/overlays/mine"
+    folder.mkdir()
+    text = f"kind: Kustomization\nnamespace: team-a\nresources: [../{base}]\n"
+    for added, rules in (("", {"address-other"}), (more, set())):
+        (folder / "kustomization.yaml").write_text(text + added)
+        cluster = Cluster(parse_manifests(yaml.safe_dump_all(build(folder)), "mine"))
+        assert {finding.rule.id for finding in find_mistakes(cluster)} == rules
+
+
 def test_the_overlay_gives_receivers_to_those_who_read_them(mine: tuple[str, list[Manifest]]) -> None:
     _, manifests = mine
     given = {}
