@@ -58,6 +58,8 @@ SECOND = {
 }
 UNMARKED = [{"name": "worker", "image": "a:1"}]
 
+LOADING = '[models.smollm2]\nsource = "builtin:smollm2"\nslots = 8\nload_seconds = 601\n'
+
 PODS: list[tuple[str, list[Edit]]] = [
     ("grace-too-short", [(WORKER, f"{POD}.terminationGracePeriodSeconds", GONE)]),
     ("grace-too-short", [(WORKER, f"{POD}.terminationGracePeriodSeconds", 30)]),
@@ -99,6 +101,12 @@ PODS: list[tuple[str, list[Edit]]] = [
             (WORKER, f"{FIRST}.startupProbe.failureThreshold", 6),
             (SCALED, "spec.triggers", GONE),
             (SCALED, "spec.advanced.scalingModifiers", GONE),
+        ],
+    ),
+    (
+        "startup-too-short",
+        [
+            ("ConfigMap/models", "data", {"models.toml": LOADING}),
         ],
     ),
     ("requests-missing", [(API, f"{FIRST}.resources", {"requests": {"memory": "1Gi"}})]),

@@ -71,16 +71,22 @@ def startup_unbounded(cluster: Cluster) -> Iterator[Hit]:
 @warning(
     "startup-too-short",
     "the startup probe gives up before the model is given up",
-    why="The catalog lets the model's server take start_timeout_seconds; the pod is killed before, and begins anew.",
-    fix="failureThreshold x periodSeconds above start_timeout_seconds",
+    why="The catalog lets a model load for load_seconds, its server for start_timeout_seconds; the pod is killed "
+    "before, and begins anew.",
+    fix="failureThreshold x periodSeconds not below load_seconds and start_timeout_seconds",
 )
 def startup_too_short(cluster: Cluster) -> Iterator[Hit]:
     for workload in cluster.workers:
         for container, name in workload.workers():
-            model = cluster.model(name)
-            given, wanted = startup_seconds(container), model.start_timeout_seconds if model else None
-            if given is not None and wanted is not None and given < wanted:
-                yield Hit(workload.manifest, f"the probe allows {given:g} s, start_timeout_seconds is {wanted:g}")
+            if not (model := cluster.model(name)) or (given := startup_seconds(container)) is None:
+                continue
+            wanted: dict[str, float | None] = {"start_timeout_seconds": model.start_timeout_seconds}
+            if "load_seconds" in model.model_fields_set:  # else it is a guess of ours
+                wanted["load_seconds"] = model.load_seconds
+            for said, seconds in wanted.items():
+                if seconds is not None and given < seconds:
+                    yield Hit(workload.manifest, f"the probe allows {given:g} s, {said} is {seconds:g}")
+                    break
 
 
 def _probes(cluster: Cluster) -> Iterator[tuple[Workload, Container, str, Mapping[str, Any]]]:
