@@ -30,7 +30,7 @@ def _check_namespace(value: str) -> str:
 
 
 def _check_address(value: str) -> str:
-    return _match(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:\d{1,5}", "host:port", value)
+    return _match(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:[0-9]{1,5}", "host:port", value)
 
 
 @app.callback()

@@ -155,6 +155,7 @@ def test_the_command_writes_what_render_makes(tmp_path: Path) -> None:
     for wrong in (
         ["--namespace", "A b"],
         ["--redis", "r:6380\nx: y"],
+        ["--redis", "r:\u0666"],
         ["--models", str(tmp_path)],
         ["--out", str(tmp_path)],
     ):
