@@ -71,7 +71,9 @@ class Pod:
         self._thread = threading.Thread(target=self._run, name="pod", daemon=True)
 
     def start(self) -> None:
-        """Begin to look. A first word is written in any case: an earlier container of this pod may have left one."""
+        """Begin to look. A first word is written in any case, and at once: an earlier container of this pod may have
+        left one, and this one may not live long.
+        """
         self._thread.start()
 
     def stop(self) -> None:
@@ -80,10 +82,11 @@ class Pod:
 
     def _run(self) -> None:
         written: bool | None = None
-        pause = 0.0
+        pause, first = 0.0, True
         while not self._stopped.wait(pause):
-            pause = LOOK_SECONDS
-            busy = choose(written, self._quiet())
+            pause, quiet_seconds = LOOK_SECONDS, self._quiet()
+            busy = quiet_seconds is None if first else choose(written, quiet_seconds)
+            first = False
             if busy is None:
                 continue
             doubtful = self._failures > 0

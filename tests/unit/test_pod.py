@@ -1,3 +1,5 @@
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers import pod
-from workers.pod import BUSY, IDLE, IDLE_SECONDS, LONGEST_PAUSE_SECONDS, choose, find_pod, pause_seconds
+from workers.pod import BUSY, IDLE, IDLE_SECONDS, LONGEST_PAUSE_SECONDS, Pod, choose, find_pod, pause_seconds
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,23 @@ def test_pauses_grow_to_a_minute_and_differ(failures: int, chance: float) -> Non
     assert 1 <= pause <= LONGEST_PAUSE_SECONDS
     assert pause_seconds(failures, 0) * 2 == pause_seconds(failures, 1)
     assert pause_seconds(failures + 1, chance) >= pause
+
+
+def test_the_first_word_is_at_once_since_a_container_before_this_one_may_have_left_another(
+    account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, told = [], threading.Event()
+
+    def patch(self: Pod, annotations: Mapping[str, str | None]) -> int:
+        said.append(annotations)
+        return 200
+
+    monkeypatch.setattr(Pod, "_patch", patch)
+    pod = Pod("https://127.0.0.1", account, lambda: 0.0, lambda result: told.set())
+    pod.start()
+    assert told.wait(2)
+    pod.stop()
+    assert said == [IDLE]
 
 
 def test_busy_and_idle_say_the_same_things() -> None:
