@@ -110,6 +110,9 @@ SCALING: list[tuple[str, list[Edit]]] = [
     ("formula-missing", [(SCALED, "spec.advanced.scalingModifiers", GONE)]),
     ("formula-missing", [(SCALED, "spec.advanced.scalingModifiers", GONE), _triggers("queued", listLength="8")]),
     ("formula-unknown-name", [_formula(f"max(busy, {WAITING}, {BLOCKED}, waiting)")]),
+    ("formula-unclosed", [_formula(f"max(busy, {WAITING}, {BLOCKED}")]),
+    ("formula-unclosed", [_formula(f"max(busy, {WAITING}, {BLOCKED}))")]),
+    ("formula-unclosed", [_formula(f"max(busy, [{WAITING}, {BLOCKED}))")]),
     (
         "trigger-unused",
         [_formula(f"max(busy, (queued + batch + running) / 8, {BLOCKED})"), (SCALED, "spec.minReplicaCount", 1)],

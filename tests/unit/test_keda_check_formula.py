@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nowserving.keda.check.expression import UnknownFormulaError, names, parse
+from nowserving.keda.check.expression import UnknownFormulaError, names, parse, unclosed
 
 DEPTHS = {"queued": 3.0, "running": 8.0, "busy": 1.0, "blocked": 1.0, "none": 0.0}
 
@@ -95,3 +95,18 @@ def test_no_text_breaks_it(formula: str) -> None:
 def test_depth_is_bounded(formula: str) -> None:
     with contextlib.suppress(UnknownFormulaError):
         parse(formula).value({})
+
+
+@pytest.mark.parametrize(
+    ("formula", "bracket"),
+    [
+        ("max(queued, [running][0], {a: 1}.a)", ""),
+        ('queued + len(")(")', ""),
+        ("", ""),
+        ("max(queued", "("),
+        ("max(queued))", ")"),
+        ("max([queued)]", ")"),
+    ],
+)
+def test_a_bracket_without_the_other_is_found(formula: str, bracket: str) -> None:
+    assert unclosed(formula) == bracket

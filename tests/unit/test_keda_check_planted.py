@@ -107,6 +107,29 @@ def test_what_is_not_ours_is_left_alone() -> None:
     assert rules([shop, scaled]) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [("app:delayed:mail", False), ("bull:blocked:wait", False), ("busy:smollm2", True), ("Nowserving:busy:a", True)],
+)
+def test_a_key_of_others_is_not_taken_for_one_of_ours(key: str, found: bool) -> None:
+    trigger = {"type": "redis", "metadata": {"address": "redis.shop.svc:6379", "listName": key, "listLength": "5"}}
+    scaled = {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "shop"},
+        "spec": {"scaleTargetRef": {"name": "shop"}, "maxReplicaCount": 9, "triggers": [trigger]},
+    }
+    assert ("key-unknown" in rules([scaled])) is found
+
+
+def test_a_startup_probe_lasts_as_long_as_the_catalog_lets_the_model_load() -> None:
+    probe = (WORKER, f"{FIRST}.startupProbe.failureThreshold", 6)
+    model = '[models.smollm2]\nsource = "builtin:smollm2"\n'
+    said: Edit = ("ConfigMap/models", "data", {"models.toml": f"{model}load_seconds = 600\n"})
+    assert rules(plant(probe, said)) == ["startup-too-short"]
+    assert rules(plant(probe, ("ConfigMap/models", "data", {"models.toml": model}))) == [], "a default is no word"
+
+
 @pytest.mark.parametrize("slots", [1, 8, 64])
 def test_the_formula_that_is_advised_is_good(slots: int) -> None:
     models = f'[models.smollm2]\nsource = "builtin:smollm2"\nslots = {slots}\n'

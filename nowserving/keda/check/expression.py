@@ -100,6 +100,20 @@ def names(formula: str) -> set[str]:
     return found
 
 
+def unclosed(formula: str) -> str:
+    """The first bracket that has no other, or "". Raises UnknownFormulaError."""
+    pairs = {")": "(", "]": "[", "}": "{"}
+    opened: list[str] = []
+    for kind, word in _tokens(formula):
+        if kind != "sign":
+            continue
+        if word in pairs.values():
+            opened.append(word)
+        elif word in pairs and (not opened or opened.pop() != pairs[word]):
+            return word
+    return opened[-1] if opened else ""
+
+
 def parse(formula: str) -> Formula:
     """Read a formula. Raises UnknownFormulaError."""
     parser = _Parser(_tokens(formula))

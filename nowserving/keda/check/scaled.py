@@ -195,5 +195,6 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def _looks_ours(key: str) -> bool:
-    name = keys.PREFIX.strip(":")
-    return name in key.lower() or any(f":{role}:" in f":{key}" for role in ("busy", "blocked", "delayed"))
+    """Is it one with a slip in it, or without our prefix? Others have keys such as app:delayed:mail."""
+    own = tuple(prefix.removeprefix(keys.PREFIX) for prefix in (keys.BUSY, keys.BLOCKED, keys.DELAYED))
+    return keys.PREFIX.strip(":") in key.lower() or key.startswith(own)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 from nowserving.keda.check.cluster import Cluster
 from nowserving.keda.check.demand import demand
-from nowserving.keda.check.expression import UnknownFormulaError, names
+from nowserving.keda.check.expression import UnknownFormulaError, names, unclosed
 from nowserving.keda.check.field import dig, items, number, shorten, text
 from nowserving.keda.check.finding import Hit, error, warning
 from nowserving.keda.check.scaled import PLAIN, Scaled
@@ -48,6 +49,19 @@ def formula_unknown_name(cluster: Cluster) -> Iterator[Hit]:
         known = {trigger.name for trigger in scaled.triggers if trigger.type not in _RESOURCES}
         for name in sorted(_named(scaled) - known):
             yield Hit(scaled.manifest, f"{shorten(name)!r} is none of {shorten(', '.join(sorted(known - {''})), 200)}")
+
+
+@error(
+    "formula-unclosed",
+    "a bracket of the formula has no other",
+    why="KEDA cannot read the formula: the ScaledObject is not ready, and nothing is scaled.",
+    fix=f'formula: "{FORMULA}"',
+)
+def formula_unclosed(cluster: Cluster) -> Iterator[Hit]:
+    for scaled in cluster.scaled:
+        with suppress(UnknownFormulaError):
+            if bracket := unclosed(scaled.formula):
+                yield Hit(scaled.manifest, f"{bracket} in {shorten(scaled.formula, 200)}")
 
 
 @warning(
@@ -182,6 +196,7 @@ def _is_whole(value: object) -> bool:
 RULES = (
     formula_missing,
     formula_unknown_name,
+    formula_unclosed,
     trigger_unused,
     trigger_unnamed,
     target_not_whole,
