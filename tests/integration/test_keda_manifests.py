@@ -47,7 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"base": KEDA / "base", STACK: stack} | {name: KEDA / "overlays" / name for name in OVERLAYS}
 
 
-@pytest.fixture(params=["base", *OVERLAYS, STACK])
+@pytest.fixture(scope="module", params=["base", *OVERLAYS, STACK])
 def manifests(request: pytest.FixtureRequest, folders: dict[str, Path]) -> list[Manifest]:
     return build(folders[request.param])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -37,16 +38,13 @@ def kubectl() -> str:
 
 
 def build(folder: Path) -> list[Manifest]:
-    """What `kubectl apply -k` would send."""
-    done = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr  # a warning is a field that will go away
-    return read(done.stdout)
+    """What `kubectl apply -k` would send; what the repository has is built once."""
+    return read(_kustomize_once(folder) if folder.is_relative_to(KEDA) else _kustomize(folder))
 
 
 def read(text: str) -> list[Manifest]:
     """The documents of a YAML text."""
-    return [document for document in yaml.safe_load_all(text) if document]
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
 
 def select(manifests: Iterable[Manifest], kind: str, component: str = "") -> list[Manifest]:
@@ -91,6 +89,22 @@ def environment(pod: Manifest) -> dict[str, Any]:
 
 def validate(manifest: Manifest) -> None:
     """Raise jsonschema's ValidationError for what an API server would refuse, a field it does not know among it."""
+    _validate(json.dumps(manifest))
+
+
+def _kustomize(folder: Path) -> str:
+    done = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr  # a warning is a field that will go away
+    return done.stdout
+
+
+_kustomize_once = cache(_kustomize)
+
+
+@cache  # most of an overlay is as in all others, and each look reads Kubernetes' whole schema
+def _validate(text: str) -> None:
+    manifest = json.loads(text)
     if manifest["kind"] in CRDS:
         jsonschema.Draft4Validator(_crd(manifest["kind"], manifest["apiVersion"])).validate(manifest)
         return
@@ -100,7 +114,8 @@ def validate(manifest: Manifest) -> None:
 
 @cache
 def _crd(kind: str, api_version: str) -> Any:
-    crd = yaml.safe_load((Path(__file__).parent / "crds" / f"{CRDS[kind]}.yaml").read_text())["spec"]
+    (document,) = read((Path(__file__).parent / "crds" / f"{CRDS[kind]}.yaml").read_text())
+    crd = document["spec"]
     group, _, version = api_version.partition("/")
     assert group == crd["group"]
     (schema,) = [served["schema"]["openAPIV3Schema"] for served in crd["versions"] if served["name"] == version]

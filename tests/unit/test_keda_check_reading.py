@@ -207,9 +207,8 @@ _PLACES = [(at, path) for at, body in enumerate(plant()) for path in paths(body)
 @settings(deadline=None)
 @given(_VALUES)
 def test_any_yaml_is_found_wrong_or_refused(value: Any) -> None:
-    found = _check("-", text=yaml.safe_dump(value, allow_unicode=True))
-    assert found.exit_code in (0, 1, 2)
-    assert found.exception is None or isinstance(found.exception, SystemExit)
+    with suppress(UnreadableError):
+        check(yaml.safe_dump(value, allow_unicode=True))
 
 
 @settings(deadline=None)

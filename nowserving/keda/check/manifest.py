@@ -70,20 +70,21 @@ def parse_manifests(content: str, name: str) -> list[Manifest]:
     found: list[Manifest] = []
     try:
         for body, twice in load_documents(content):
-            found += _objects(body, name, tuple(twice))
+            found += find_objects(body, name, tuple(twice))
     except UnreadableError as error:
         hint = "; it looks like a Helm template: check what `helm template` prints" if "{{" in content else ""
         raise UnreadableError(f"{name}: {error.message}{hint}") from None
     return found
 
 
-def _objects(body: object, name: str, twice: tuple[str, ...]) -> Iterator[Manifest]:
+def find_objects(body: object, name: str, twice: tuple[str, ...] = ()) -> Iterator[Manifest]:
+    """The objects in one document: itself, or those it lists, or none."""
     kind = text(body, "kind")
     if not isinstance(body, dict) or not kind or not text(body, "apiVersion"):
         return
     if kind.endswith("List") and isinstance(dig(body, "items"), list):
         for item in items(body, "items"):
-            yield from _objects(item, name, twice)
+            yield from find_objects(item, name, twice)
     else:
         yield Manifest(name, body, twice)
 
