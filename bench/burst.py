@@ -64,8 +64,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends the workers as Ctrl-C does
     busy_before = os.getloadavg()[0]
     speed, ways = (60.0, (WAYS[0], WAYS[4])) if options.quick else (options.speed, WAYS)
-    load = make_load(options.seed, speed)
-    speed, ways = (60.0, (WAYS[0], WAYS[4])) if options.quick else (options.speed, WAYS)
     rounds: list[dict[str, Outcome]] = []
     starts: list[float] = []
     for number in range(options.rounds):
