@@ -21,9 +21,8 @@ Eventually = Callable[..., None]
 
 POD = "nowserving-worker-noop-1"
 IDLE_POD = {name: value for name, value in IDLE.items() if value is not None}
-TOKENS = 20
-LONG = {"max_new_tokens": TOKENS}
-"""Two seconds."""
+SHORT, LONG = {"max_new_tokens": 5}, {"max_new_tokens": 20}
+"""Half a second, and two."""
 
 
 class PodWorker(WorkerProcess):
@@ -33,7 +32,7 @@ class PodWorker(WorkerProcess):
 
     def __init__(self, server: PodServer, redis_url: str, folder: Path) -> None:
         self.port = OwnPort()
-        super().__init__(redis_url, folder, noop(source=f"noop:{TOKENS}@0.1"), worker_port=self.port.number)
+        super().__init__(redis_url, folder, noop(source="noop:20@0.1"), worker_port=self.port.number)
         self._env |= server.environment(POD)
 
     def patches(self, result: str) -> float:
@@ -59,10 +58,10 @@ def worker(server: PodServer, redis_url: str, tmp_path: Path) -> Iterator[PodWor
 
 def run(live: Store, eventually: Eventually) -> None:
     """A job runs to its end as if there were no cluster."""
-    job_id = enqueue(live, parameters=LONG)
+    job_id = enqueue(live, parameters=SHORT)
     eventually(lambda: look(live, job_id).status is Status.SUCCEEDED, 6)
     job = look(live, job_id)
-    assert (job.takes, job.attempt, job.generated) == (1, 0, TOKENS)
+    assert (job.takes, job.attempt, job.generated) == (1, 0, SHORT["max_new_tokens"])
 
 
 def test_a_pod_is_busy_within_a_second_and_idle_again_once_it_is_quiet(
@@ -98,25 +97,28 @@ def test_jobs_that_come_and_go_leave_it_busy(
     assert [patch.annotations for patch in server.patches] == [IDLE, BUSY]
 
 
-@pytest.mark.parametrize("trouble", ["gone", "403", "500", "slow"])
+@pytest.mark.parametrize("trouble", ["gone", "refusing", "slow"])
 def test_whatever_the_api_server_does_jobs_run_on_and_the_newest_state_is_written_in_the_end(
     live: Store, server: PodServer, worker: PodWorker, eventually: Eventually, trouble: str
 ) -> None:
     eventually(lambda: server.pods.get(POD) == IDLE_POD, 20)
-    first = enqueue(live, parameters=LONG)
+    first = enqueue(live, parameters=SHORT)
     eventually(lambda: server.pods[POD] == BUSY, 5)
     if trouble == "gone":
         server.stop()
     elif trouble == "slow":
         server.delay_seconds = 1.3
     else:
-        server.status = int(trouble)
+        server.status = 403
     eventually(lambda: look(live, first).status is Status.SUCCEEDED, 6)
-    result = "refused" if trouble == "403" else "failed"
-    eventually(lambda: worker.patches(result) >= 2, 8)
+    if trouble == "refusing":
+        eventually(lambda: worker.patches("refused") >= 2, 8)
+        assert worker.patches("failed") == 0
+        server.status = 500
+    eventually(lambda: worker.patches("failed") >= 2, 8)
     run(live, eventually)
     assert worker.complaints() == 1
-    assert worker.patches(result) < 20
+    assert worker.patches("failed") + worker.patches("refused") < 20
     # It may look idle by now, or busy still; what counts is what is true then.
     last = enqueue(live, parameters=LONG)
     server.delay_seconds, server.status = 0.0, 200
