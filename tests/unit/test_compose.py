@@ -17,6 +17,7 @@ from nowserving.settings import Settings
 from nowserving.target import Policy
 from tests.images.compose import Service, ask, resolve
 from tests.images.dockerfile import DOCKERFILES, ROOT, Image
+from tests.keda.manifest import container, pods, read
 
 OURS = {"api": "api", "worker": "worker", "worker-gpu": "worker", "deliverer": "deliverer"}
 """Each service that runs an image of ours, and which."""
@@ -150,14 +151,9 @@ def test_a_worker_may_take_longer_to_end_than_its_drain(services: dict[str, Serv
 def test_redis_is_the_one_that_kubernetes_gets() -> None:
     document = resolve()
     redis = document["services"]["redis"]
-    (stateful,) = [
-        manifest
-        for manifest in yaml.safe_load_all((ROOT / "keda/base/redis.yaml").read_text())
-        if manifest["kind"] == "StatefulSet"
-    ]
-    (container,) = stateful["spec"]["template"]["spec"]["containers"]
-    assert redis["image"] == container["image"]
-    assert redis["command"][:2] == container["command"]
+    ((_, pod),) = pods(read((ROOT / "keda/base/redis.yaml").read_text()))
+    assert redis["image"] == container(pod)["image"]
+    assert redis["command"][:2] == container(pod)["command"]
     assert document["configs"]["redis"]["file"] == str(ROOT / "keda/base/redis.conf")
     assert redis["volumes"][0]["target"] == "/data"
 

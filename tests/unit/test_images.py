@@ -7,10 +7,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 import install
 from nowserving import __version__, keys
@@ -19,6 +17,7 @@ from nowserving.delivery import WEBHOOKS
 from nowserving.settings import Settings
 from tests.images.dockerfile import DOCKERFILES, ROOT, Image
 from tests.images.packages import closure, locked
+from tests.keda.manifest import KEDA, Manifest, container, environment, pods, read, select
 
 UID = "10001"
 HADOLINT = Path(sys.executable).parent / "hadolint"
@@ -27,6 +26,13 @@ HADOLINT = Path(sys.executable).parent / "hadolint"
 @pytest.fixture(params=[*DOCKERFILES])
 def image(request: pytest.FixtureRequest) -> Image:
     return Image(request.param)
+
+
+def pod_of(image: Image) -> Manifest:
+    """The pod that runs it, as keda/base has it."""
+    manifests = [one for name in ("api.yaml", "models.yaml") for one in read((KEDA / "base" / name).read_text())]
+    ((_, pod),) = pods(select(manifests, "Deployment", image.name))
+    return pod
 
 
 def lint(text: str) -> list[str]:
@@ -120,6 +126,11 @@ def test_labels_say_what_it_is(image: Image) -> None:
     assert labels["description"]
 
 
+def unnamed(command: list[str]) -> list[str]:
+    """Without the name by which each worker of a machine is unlike the others."""
+    return [word for word in command if "@%h" not in word]
+
+
 def test_images_run_the_commands_that_the_command_line_runs() -> None:
     lines = {
         "api": command.api_command("0.0.0.0", 8000),
@@ -127,9 +138,7 @@ def test_images_run_the_commands_that_the_command_line_runs() -> None:
         "deliverer": command.deliver_command(),
     }
     for name, line in lines.items():
-        words = Image(name).command()
-        # Without the Python in front, and the name by which each worker of a machine is unlike the others.
-        assert [w for w in words if "@%h" not in w] == [w for w in line[2:] if "@%h" not in w]
+        assert unnamed(Image(name).command()) == unnamed(line[2:])  # without the Python in front
     assert f"{keys.queue(WEBHOOKS)}" in Image("deliverer").command()
 
 
@@ -148,18 +157,16 @@ def test_variables_are_settings(image: Image) -> None:
 
 def test_pods_find_in_the_images_what_they_count_on(image: Image) -> None:
     """Ports, user, probes, folders: each said twice, here and in keda/."""
-    (pod,) = [pod for pod in pods() if pod["metadata"]["labels"]["app.kubernetes.io/component"] == image.name]
-    container = pod["spec"]["containers"][0]
-    assert container["image"] == f"ghcr.io/nowserving/{image.name}:{__version__}"
-    assert [word for word in container["command"] if "@%h" not in word] == [
-        w for w in image.command() if "@%h" not in w
-    ]
+    pod = pod_of(image)
+    asked = container(pod)
+    assert asked["image"] == f"ghcr.io/nowserving/{image.name}:{__version__}"
+    assert unnamed(asked["command"]) == unnamed(image.command())
     assert {str(pod["spec"]["securityContext"][key]) for key in ("runAsUser", "runAsGroup")} == {UID}
-    assert [str(port["containerPort"]) for port in container["ports"]] == [image.only("EXPOSE")]
-    assert f"'{container['livenessProbe']['httpGet']['path']}'" in image.check()[-1]
+    assert [str(port["containerPort"]) for port in asked["ports"]] == [image.only("EXPOSE")]
+    assert f"'{asked['livenessProbe']['httpGet']['path']}'" in image.check()[-1]
     assert f", {image.only('EXPOSE')}," in image.check()[-1]
     env = image.environment()
-    given = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    given = {name: value for name, value in environment(pod).items() if isinstance(value, str)}
     both = set(env) & set(given)
     assert both >= ({"TMPDIR"} if image.name == "api" else {"TMPDIR", "HOME", "NOWSERVING_WORKER_PORT"})
     assert {name: env[name] for name in both} == {name: given[name] for name in both}
@@ -168,12 +175,6 @@ def test_pods_find_in_the_images_what_they_count_on(image: Image) -> None:
 
 def test_a_pod_ends_at_once_however_young(image: Image) -> None:
     """Its command is no container's first process, or gets no signal before it has set itself up."""
-    (pod,) = [pod for pod in pods() if pod["metadata"]["labels"]["app.kubernetes.io/component"] == image.name]
-    hook = pod["spec"]["containers"][0].get("lifecycle", {}).get("preStop")
+    pod = pod_of(image)
+    hook = container(pod).get("lifecycle", {}).get("preStop")
     assert pod["spec"].get("shareProcessNamespace") or hook["sleep"]["seconds"] >= 5
-
-
-def pods() -> list[dict[str, Any]]:
-    files = [ROOT / "keda/base" / name for name in ("api.yaml", "models.yaml")]
-    documents = [document for file in files for document in yaml.safe_load_all(file.read_text())]
-    return [document["spec"]["template"] for document in documents if document["kind"] == "Deployment"]
