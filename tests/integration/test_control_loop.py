@@ -13,7 +13,7 @@ import pytest
 
 from nowserving.store import Store
 from tests.child_process import ChildProcess
-from tests.keda.burst import TOKEN_SECONDS, Burst, Load
+from tests.keda.burst import TOKEN_SECONDS, Burst, Load, Outcome
 from tests.keda.cluster import Costs
 from tests.keda.replica_set import DELETION_COST
 from tests.keda.strategy import ours
@@ -61,6 +61,13 @@ def needed(seen: Mapping[str, float], slots: int) -> int:
     waiting = seen["queued"] + seen["queued_batch"]
     beside_blocked = seen["blocked"] + math.ceil(waiting / slots) if waiting else 0
     return math.ceil(max(seen["busy"], (waiting + seen["delayed"] + seen["running"]) / slots, beside_blocked))
+
+
+def serve(burst: Burst) -> Outcome:
+    """Till all jobs have ended: that the cluster sleeps again is shown once."""
+    burst.submit()
+    burst.cluster.run(burst.ended, PATIENCE_SECONDS)
+    return burst.outcome()
 
 
 def catalog(load: Load) -> str:
@@ -113,7 +120,7 @@ def test_a_worker_whose_memory_is_taken_is_replaced_by_one_more(
         return WorkerProcess(redis_url, tmp_path, catalog(load), **settings)
 
     burst = start(load, make)
-    outcome = burst.see_through(PATIENCE_SECONDS)
+    outcome = serve(burst)
     assert outcome.peak == 1 + ballast
     assert outcome.handed_back == outcome.stopped_busy == outcome.killed == 0
     if ballast:
@@ -130,7 +137,7 @@ def test_without_deletion_costs_a_busy_worker_can_be_the_one_that_is_stopped(sta
         return {pod: -cost for pod, cost in bursts[0].costs_of_busy().items()}
 
     bursts.append(start(load, costs=turned))
-    outcome = bursts[0].see_through(PATIENCE_SECONDS)
+    outcome = serve(bursts[0])
     assert outcome.stopped_busy_beside_idle > 0
     assert outcome.handed_back > 0
     stopped = next(life for life in bursts[0].cluster.lives if life.busy_when_told)
