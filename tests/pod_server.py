@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+from nowserving.cli.port import find_free_port
 from tests.authority import Authority
-from tests.scrape import free_port
 
 Annotations = dict[str, str]
 
@@ -45,7 +45,7 @@ class PodServer:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._authority = Authority(self.folder)
-        self._port = free_port()
+        self._port = find_free_port()
         self._server: ThreadingHTTPServer | None = None
         self._lock = threading.Lock()
         self.account = self.folder / "account"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
 import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from nowserving.cli.port import find_free_port
 
 DOCUMENT = Path(__file__).parents[1] / "docs/metrics.md"
 _ROW = re.compile(r"^\| `(\w+)` \|(.*?)\| (\w+) \|", re.MULTILINE)
@@ -40,18 +41,11 @@ def samples(text: str) -> dict[str, float]:
     }
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class OwnPort:
     """A worker's own port on this machine."""
 
     def __init__(self, number: int | None = None) -> None:
-        self.number = number or free_port()
+        self.number = number or find_free_port()
 
     def get(self, path: str) -> httpx.Response:
         """Ask as a probe does, once."""

@@ -15,6 +15,7 @@ import pytest
 from nowserving import __version__, keys
 from nowserving.catalog import load_catalog, parse_catalog
 from nowserving.cli import command
+from nowserving.cli.port import find_free_port
 from nowserving.keda.render import PORT, formula, render
 from nowserving.settings import Settings
 from nowserving.store import Store
@@ -34,7 +35,6 @@ from tests.keda.manifest import (
     select,
 )
 from tests.keda.scaler import redis_scaler
-from tests.scrape import free_port
 from workers.pod import find_pod
 from workers.port import Port
 
@@ -155,7 +155,7 @@ def test_ports_and_probes_are_the_codes(base: list[Manifest], shared_api: ApiSer
     for probe in ("readinessProbe", "livenessProbe"):
         assert httpx.get(shared_api.url + api[probe]["httpGet"]["path"]).status_code == 200
     assert api["ports"] == [{"name": "http", "containerPort": Settings.model_fields["port"].default}]
-    port = Port(free_port(), lambda: "", lambda: "", lambda: b"a 1\n")
+    port = Port(find_free_port(), lambda: "", lambda: "", lambda: b"a 1\n")
     for component in ("worker", "deliverer"):
         pod = select(base, "Deployment", component)[0]["spec"]["template"]
         assert container(pod)["ports"] == [{"name": "metrics", "containerPort": PORT}]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nowserving import keys
+from nowserving.cli.port import find_free_port
 from nowserving.errors import SettingsError
 from nowserving.job import Status
 from nowserving.store import Store, connect
@@ -20,7 +21,7 @@ from tests.deliverer_process import DelivererProcess
 from tests.letterbox import ended
 from tests.mailbox import Mailbox
 from tests.redis_server import RedisServer
-from tests.scrape import OwnPort, documented, families, free_port
+from tests.scrape import OwnPort, documented, families
 from tests.worker_process import MODEL, WorkerProcess, enqueue, look, noop, statuses
 from workers.port import MOST_CONNECTIONS, Port
 
@@ -237,7 +238,7 @@ def test_a_port_that_is_taken_is_one_sentence_and_nothing_to_try_again(redis_url
 
 @pytest.fixture
 def port() -> Iterator[Port]:
-    made = Port(free_port(), lambda: "", lambda: "", lambda: b"a 1\n")
+    made = Port(find_free_port(), lambda: "", lambda: "", lambda: b"a 1\n")
     yield made
     made.close()
 
@@ -264,7 +265,7 @@ def test_a_scrape_that_hangs_keeps_one_thread_and_no_probe() -> None:
         release.wait(10)
         return b""
 
-    made = Port(free_port(), lambda: "", lambda: "", hang)
+    made = Port(find_free_port(), lambda: "", lambda: "", hang)
     port = OwnPort(made.number)
     hanging = threading.Thread(target=lambda: port.get("/metrics"))
     hanging.start()
