@@ -236,7 +236,7 @@ def test_a_port_that_is_taken_is_one_sentence_and_nothing_to_try_again(redis_url
             Port(number, str, str, bytes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def port() -> Iterator[Port]:
     made = Port(find_free_port(), lambda: "", lambda: "", lambda: b"a 1\n")
     yield made
@@ -257,7 +257,8 @@ def test_connections_that_say_nothing_keep_no_probe_out(port: Port) -> None:
         connection.close()
 
 
-def test_a_scrape_that_hangs_keeps_one_thread_and_no_probe() -> None:
+def test_a_scrape_that_hangs_keeps_one_thread_and_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.port.SCRAPE_SECONDS", 0.2)
     release, begun = threading.Event(), threading.Event()
 
     def hang() -> bytes:
