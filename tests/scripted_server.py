@@ -88,6 +88,8 @@ class ScriptedServer:
 
 
 class _Quiet(ThreadingHTTPServer):
+    request_queue_size = 128  # with http.server's 5 Linux resets some of those that connect at once, a second later
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Hanging up is what it does: no news."""
 
