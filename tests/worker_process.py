@@ -30,8 +30,10 @@ class WorkerProcess(ChildProcess):
             **{f"NOWSERVING_{name.upper()}": str(value) for name, value in settings.items()},
         }
         log = folder / f"worker-{new_job_id()}.log"
+        self.node = f"{self.name}-{log.stem}@test"
+        """Its name for Celery's remote control: who asks it alone waits for its answer, not for others'."""
         command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-Q", keys.queue(self.model)]
-        options = ["-n", f"{self.name}-{log.stem}@test", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+        options = ["-n", self.node, "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
         super().__init__([*command, *options], env, log)
 
 

@@ -36,7 +36,8 @@ def test_remote_control_sees_and_stops_a_worker(
     redis_url: str, live: Store, environment: dict[str, str], tmp_path: Path, eventually: Eventually
 ) -> None:
     def control(*words: str) -> dict[str, object]:
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", *words, "--timeout", "5", "--json"]
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", *words, "--json"]
+        command += ["--timeout", "5", "-d", worker.node]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         answers: dict[str, object] = json.loads(done.stdout)
         return answers
@@ -66,10 +67,11 @@ def test_a_queue_that_is_not_consumed_waits(
     redis_url: str, live: Store, environment: dict[str, str], tmp_path: Path, eventually: Eventually
 ) -> None:
     def control(*words: str) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", "control", *words, "--timeout", "5"]
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", "control", *words]
+        command += ["--timeout", "5", "-d", worker.node]
         subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
 
-    with WorkerProcess(redis_url, tmp_path, noop()):
+    with WorkerProcess(redis_url, tmp_path, noop()) as worker:
         eventually(lambda: ready(live), 20)
         control("cancel_consumer", keys.queue(MODEL))
         job_id = enqueue(live)

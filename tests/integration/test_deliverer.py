@@ -207,11 +207,11 @@ def test_celerys_remote_control_pauses_it(
     live: Store, redis_url: str, start: Start, mailbox: Mailbox, eventually: Eventually
 ) -> None:
     def control(*words: str) -> str:
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", *words, "--timeout", "5"]
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", *words, "--timeout", "5", "-d", deliverer.node]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "NOWSERVING_REDIS_URL": redis_url}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
 
-    start()
+    deliverer = start()
     eventually(lambda: ready(live), 20)
     assert "pong" in control("inspect", "ping")
     control("control", "cancel_consumer", keys.queue(WEBHOOKS))
