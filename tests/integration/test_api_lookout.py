@@ -75,7 +75,7 @@ def test_a_job_handed_back_has_an_outlook_again(api: ApiServer, worker: FakeWork
         # It has no id of its own: who is cut off here goes on after the event before.
         assert reader.events[-1].id == reader.events[-2].id
     with Reader(api, job_id, after=reader.events[-1].id) as rest:
-        eventually(lambda: positions_of(rest) == [0])
+        eventually(lambda: positions_of(rest)[:1] == [0])
         worker.begin()
         worker.finish(job_id)
         rest.join()
