@@ -16,11 +16,11 @@ from statistics import quantiles
 import psutil
 import pytest
 
-from nowserving import letter
+from nowserving import keys, letter
 from nowserving.answer import Tally
 from nowserving.receiver import Receiver
 from nowserving.store import Store
-from tests.deliverer_process import SECRET, DelivererProcess, ready
+from tests.deliverer_process import SECRET, DelivererProcess, deliverers, ready
 from tests.letterbox import ended, of
 from tests.mailbox import Mailbox
 
@@ -56,27 +56,31 @@ def test_deliverers_killed_at_random_lose_no_event(
 ) -> None:
     chance = random.Random(SEED)
 
+    slow = threading.Event()
+
     def answer_slowly(_: object) -> int:
-        time.sleep(0.01 * chance.random())
+        time.sleep((0.3 if slow.is_set() else 0.01) * chance.random())
         return 204
 
     mailbox.answer = answer_slowly
-    deliverers = [DelivererProcess(redis_url, tmp_path, lease_seconds=1).start() for _ in range(2)]
+    processes = [DelivererProcess(redis_url, tmp_path, lease_seconds=1).start() for _ in range(2)]
     try:
         eventually(lambda: ready(live, 2), 30)
         jobs: list[str] = []
         for kill in range(KILLS):
+            slow.set()  # so that some are under way when it is time to kill
             jobs += [ended(live, mailbox.receiver()) for _ in range(DELIVERIES // KILLS)]
-            victim = deliverers[kill % 2]
-            eventually(lambda: live.run(letter.tally()).sending, 20)
+            victim = processes[kill % 2]
+            eventually(lambda victim=victim: holds(live, victim), 20)
             time.sleep(0.05 * chance.random())
             victim.kill()
+            slow.clear()
             victim.start()
         jobs += [ended(live, mailbox.receiver()) for _ in range(DELIVERIES - len(jobs))]
         eventually(lambda: live.run(letter.tally()).delivered == len(jobs), 60)
     finally:
-        for deliverer in deliverers:
-            deliverer.kill()
+        for process in processes:
+            process.kill()
     expected = {delivery.id for job_id in jobs for delivery in of(live, job_id)}
     came = Counter(mailbox.ids)
     for each in mailbox.letters:
@@ -123,6 +127,12 @@ def test_dead_hosts_delay_no_live_one(
     assert Counter(each for each in mailbox.ids if each in born) == dict.fromkeys(born, 1)
     assert p99 < 1
     assert most_sockets <= CONCURRENCY + 16, "beside the sends there are Redis's and Celery's own"
+
+
+def holds(store: Store, deliverer: DelivererProcess) -> bool:
+    """Whether this life of the process has deliveries under way."""
+    names = [str(each["name"]) for each in deliverers(store)]
+    return any(store.client.hlen(keys.HELD + name) for name in names if f":{deliverer.pid}:" in name)
 
 
 class Sockets:
