@@ -28,7 +28,7 @@ def settle(
     """Say what came of an attempt; False if the claim is lost. `retry`: the next is due in `delay_seconds`.
 
     `slow`: the host answered 5xx, late, or not at all; till it does better its deliveries are sent one by one, and
-    those that have waited longer than `patience_seconds` for a first attempt are dead.
+    those in its line that are older than `patience_seconds` are dead.
     """
     status = "queued" if outcome == "retry" else _WORDS[DeliveryStatus(outcome)]
     args = (delivery_id, claim, status, delay_seconds, attempt.to_json(), int(slow), patience_seconds)

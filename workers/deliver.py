@@ -22,7 +22,7 @@ from workers.send import Outcome
 log = logging.getLogger(__name__)
 
 LEAST_PATIENCE_SECONDS = 3600.0
-"""A delivery to a host that answers nobody waits so long for its first attempt, or as long as all attempts take."""
+"""So old a delivery may get in the line of a host that answers nobody, or as old as all attempts take."""
 JITTER = 0.1
 """A pause is up to this part of it longer or shorter, so that what failed together does not come again together."""
 LONGEST_RETRY_AFTER_SECONDS = 86400.0
@@ -148,7 +148,7 @@ class Deliveries:
 
 
 def _unsent(error: str) -> Outcome:
-    return Outcome(status=None, seconds=0.0, error=error, answer="", retry_after_seconds=None)
+    return Outcome(None, 0.0, error)
 
 
 def _tell(delivery_id: str, host: str, outcome: Outcome, judgement: Judgement) -> None:

@@ -85,11 +85,12 @@ def instance(model: str) -> str:
 
 def formula(slots: int, batch_weight: float) -> str:
     """How many workers a model needs, in KEDA's expressions."""
-    waiting = "queued"
+    queued = waiting = "queued"
     if batch_weight:
         weighed = "queued_batch" if batch_weight == 1 else f"{batch_weight:g} * queued_batch"
-        waiting = f"(queued + {weighed})"
-    taken = f"({waiting.strip('()')} + delayed + running) / {slots}"
+        queued = f"queued + {weighed}"
+        waiting = f"({queued})"
+    taken = f"({queued} + delayed + running) / {slots}"
     return f"max(busy, {taken}, {waiting} > 0 ? blocked + ceil({waiting} / {slots}) : 0)"
 
 

@@ -4,9 +4,9 @@
 --       seconds after which those that wait in such a host's line are given up
 -- Answers: {'done'} · {'lost'}
 -- Promises: counts once, however often it is sent; nothing for a lost claim; the host's next in line is let in.
--- A slow host's line gets shorter by those that have waited too long, 100 a call: it cannot grow for ever.
 
--- Ends what waits for its first attempt still, and has waited since before `since`.
+-- Ends what stands in a host's line and was born, or sent anew by hand, before `since`: 100 a call, so that the line of a
+-- host that never answers cannot grow for ever.
 local function give_up_waiting(host, since)
   local message = cjson.encode({now, cjson.null, 0, 'given up: its host has answered nobody for too long', ''})
   for _, turn in ipairs(redis.call('ZRANGEBYLEX', LINE, '[' .. host .. ' ', '(' .. host .. '!', 'LIMIT', 0, 100)) do
