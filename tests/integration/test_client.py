@@ -2,120 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from typer.testing import CliRunner
 
-from nowserving.cli import app
 from nowserving.client import ApiError, ApiUnreachableError, Client, WaitTimeoutError
 from nowserving.errors import SettingsError
+from tests.scripted_api import Script, events, hang_up, perform, reply
 
 JOB = "job_01k0000000000000000000000a"
 QUEUED = {"id": JOB, "model": "noop", "status": "queued"}
 DONE = {**QUEUED, "status": "succeeded", "output": {"text": "ab"}}
 
-DELIVERY: dict[str, Any] = {
-    "id": "dlv_01k0000000000000000000000a_succeeded",
-    "job": JOB,
-    "event": "job.succeeded",
-    "url": "https://a.example",
-    "status": "delivered",
-    "attempt_count": 1,
-    "attempts": [
-        {"at": "2026-01-01T00:00:00.000Z", "status": 204, "latency_seconds": 0.02, "error": None, "answer": ""}
-    ],
-}
-
-
-@dataclass
-class Seen:
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: Any
-
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-@dataclass
-class Script:
-    """What the server answers, one after another, and what it was asked."""
-
-    answers: list[Answer] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
-    url: str = ""
-
-
-def reply(status: int, body: object, **headers: str) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        data = json.dumps(body).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json" if status < 400 else "application/problem+json")
-        handler.send_header("Content-Length", str(len(data)))
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(data)
-
-    return answer
-
-
-def hang_up(handler: BaseHTTPRequestHandler) -> None:
-    """Close the connection with no answer."""
-    handler.close_connection = True
-
-
-def events(*entries: tuple[str, str, object]) -> Answer:
-    """Send these events, then close the connection in the middle of the stream."""
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream")
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        for event_id, kind, data in entries:
-            text = f": ping\n\nid: {event_id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode()
-            handler.wfile.write(f"{len(text):x}\r\n".encode() + text + b"\r\n")
-        handler.wfile.flush()
-        handler.close_connection = True
-
-    return answer
-
 
 @pytest.fixture
 def script() -> Iterator[Script]:
-    script = Script()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            body = json.loads(self.rfile.read(length)) if length else None
-            script.seen.append(Seen(self.command, self.path, dict(self.headers), body))
-            script.answers.pop(0)(self)
-
-        def do_GET(self) -> None:
-            self.do_POST()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = False
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        script.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with perform() as script:
         yield script
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -256,53 +159,3 @@ def test_lists_come_page_by_page(client: Client, script: Script) -> None:
     assert (page.jobs[0].id, page.next_cursor) == (JOB, "17")
     assert client.jobs(cursor=page.next_cursor).next_cursor is None
     assert "cursor=17" in script.seen[1].path
-
-
-def test_a_webhook_is_a_url_or_more(client: Client, script: Script) -> None:
-    script.answers = [reply(202, QUEUED), reply(202, QUEUED)]
-    client.submit("noop", "hi", webhook="https://a.example")
-    client.submit("noop", "hi", webhook={"url": "https://a.example", "events": ["job.failed"]})
-    assert [seen.body["webhook"] for seen in script.seen] == [
-        {"url": "https://a.example"},
-        {"url": "https://a.example", "events": ["job.failed"]},
-    ]
-
-
-def test_deliveries_come_page_by_page_and_those_of_a_job_at_once(client: Client, script: Script) -> None:
-    dead = {**DELIVERY, "status": "dead"}
-    script.answers = [reply(200, {"data": [dead], "next_cursor": "17"}), reply(200, {"data": [dead, DELIVERY]})]
-    page = client.deliveries(status="dead", limit=1)
-    assert (page.deliveries[0].id, page.deliveries[0].status, page.next_cursor) == (DELIVERY["id"], "dead", "17")
-    assert script.seen[0].path == "/v1/deliveries?status=dead&limit=1"
-    found = client.deliveries(JOB, status="delivered")
-    assert [delivery.attempts[0]["status"] for delivery in found.deliveries] == [204]
-    assert found.next_cursor is None
-    assert script.seen[1].path == f"/v1/jobs/{JOB}/deliveries"
-
-
-def test_a_delivery_is_sent_once_more(client: Client, script: Script) -> None:
-    script.answers = [reply(202, {**DELIVERY, "status": "pending"}), reply(404, {"code": "delivery_not_found"})]
-    assert client.redeliver(DELIVERY["id"]).status == "pending"
-    with pytest.raises(ApiError):
-        client.redeliver("../jobs")
-    assert [f"{seen.method} {seen.path}" for seen in script.seen] == [
-        f"POST /v1/deliveries/{DELIVERY['id']}/redeliver",
-        "POST /v1/deliveries/..%2Fjobs/redeliver",
-    ]
-
-
-def test_deliveries_are_shown_on_the_command_line(script: Script) -> None:
-    runner = CliRunner()
-    page, of_job = {"data": [DELIVERY], "next_cursor": "17"}, {"data": [DELIVERY]}
-    script.answers = [reply(200, page), reply(200, of_job), reply(200, page), reply(202, DELIVERY)]
-    listed = runner.invoke(app, ["deliveries", "--url", script.url])
-    assert f"{DELIVERY['id']}  delivered" in listed.stdout
-    assert "--cursor 17" in listed.stderr
-    told = runner.invoke(app, ["deliveries", "--job", JOB, "--url", script.url]).stdout
-    assert f"{DELIVERY['id']} to https://a.example" in told
-    assert "2026-01-01T00:00:00.000Z    0.020  HTTP 204" in told
-    as_json = runner.invoke(app, ["deliveries", "--json", "--url", script.url]).stdout
-    assert json.loads(as_json) == [DELIVERY]
-    assert runner.invoke(app, ["redeliver", DELIVERY["id"], "--url", script.url]).stdout == (
-        f"{DELIVERY['id']} delivered\n"
-    )
