@@ -19,7 +19,6 @@ from bench.run import Run
 from bench.ways import Generate, StaticBatch, Way
 from bench.whole import WholeStack
 from nowserving.job import MESSAGE_TOKENS, TEMPLATE_TOKENS
-from workers.engines.transformers import TransformersEngine
 
 WAYS = ("alone", "static", "engine", "stack")
 WARM_UP_TOKENS = 4
@@ -92,9 +91,8 @@ def measure(plan: Plan) -> Measured:
         bandwidths = [measure_bandwidth(plan.device)]
         plain = models.twin(model)
         budget_bytes = models.cache_bytes(model, plan.slots * plan.bound_tokens)
-        engine = TransformersEngine.of(
-            model, tokenizer, slots=plan.slots, budget_bytes=budget_bytes, threads=plan.threads
-        )
+        options = {"slots": plan.slots, "budget_bytes": budget_bytes, "threads": plan.threads}
+        engine = models.engine_of(plan.model, model, tokenizer, **options)
         parts.callback(engine.close)
         engine.start()
         ways: list[Way] = []

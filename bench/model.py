@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from bench.paced import PacedEngine
 from nowserving.catalog import Model
 from nowserving.settings import load_settings
 from tests import tiny
@@ -31,8 +32,22 @@ RANDOM: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 131_072,
         "rope_theta": 500_000.0,
         "tie_word_embeddings": False,
-    }
+    },
+    "paced-8b": {  # as many layers, each as small as can be
+        "model_type": "llama",
+        "vocab_size": 1024,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 131_072,
+        "rope_theta": 500_000.0,
+        "tie_word_embeddings": False,
+    },
 }
+PACED = {"paced-8b"}
+"""Run at a card's pace, without a card."""
 TINY = "tiny"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SLACK = 1.1
@@ -111,4 +126,9 @@ def engine(model: Model) -> Engine:
     name, _, budget = model.source.rpartition("@")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if model.device == "auto" else model.device
     made, tokenizer = make(name, device, model.dtype)
-    return TransformersEngine.of(made, tokenizer, slots=model.slots, budget_bytes=int(budget), threads=model.threads)
+    return engine_of(name, made, tokenizer, slots=model.slots, budget_bytes=int(budget), threads=model.threads)
+
+
+def engine_of(name: str, model: Any, tokenizer: Any, **options: Any) -> TransformersEngine:
+    """The default engine of a model that was made; options are those of TransformersEngine.of."""
+    return (PacedEngine if name in PACED else TransformersEngine).of(model, tokenizer, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from nowserving import keys
 from nowserving.call import Call
 from nowserving.errors import NowservingError, UnsuitableRedisError
 from nowserving.primary import greet, greet_async, leave, leave_async
-from nowserving.refusal import DEMOTED, code_of, explain
+from nowserving.refusal import DEMOTED, FORGOTTEN, code_of, explain
 from nowserving.trip import Arrived, Replicas, Script, Trips
 
 T = TypeVar("T")
@@ -106,6 +106,36 @@ class Store:
         except (redis.RedisError, OSError) as error:
             raise self.refused(error) from error
         return call.parse(reply)
+
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T | NowservingError]:
+        """Send calls of different jobs in one trip, and read the answer of each: its error is its own. Raises nothing.
+
+        Of one job they might come in another order, if Redis has forgotten a script.
+        """
+        answers = self._send(calls, "EVALSHA")
+        if forgotten := [index for index, answer in enumerate(answers) if code_of(answer) == FORGOTTEN]:
+            again = self._send([calls[index] for index in forgotten], "EVAL")
+            for index, answer in zip(forgotten, again, strict=True):
+                answers[index] = answer
+        read: list[T | NowservingError] = []
+        for call, answer in zip(calls, answers, strict=True):
+            try:
+                read.append(self.refused(answer) if isinstance(answer, Exception) else call.parse(answer))
+            except NowservingError as error:
+                read.append(error)
+        return read
+
+    def _send(self, calls: Sequence[Call[T]], command: str) -> list[Any]:
+        pipeline: Any = self.client.pipeline(transaction=False)
+        for call in calls:
+            script = self._scripts[call.script]
+            named = script.sha if command == "EVALSHA" else script.text
+            pipeline.execute_command(command, named, 0, self.now, *call.args)
+        try:
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+        except (redis.RedisError, OSError) as error:
+            return [error] * len(calls)
+        return answers
 
     def refused(self, error: Exception) -> NowservingError:
         """One of our errors for one of the client's; if Redis is no primary any more its connections are given up."""

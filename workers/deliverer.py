@@ -52,7 +52,7 @@ class Deliverer(Serving):
     def _load(self) -> int:
         return UNKNOWN_TOKENS
 
-    def _judge(self) -> Verdict:
+    def _judge(self, likely_tokens: int) -> Verdict:
         """A quarter of the threads is kept free of hosts that are not known to answer (see place.lua)."""
         if self._stops():
             return Verdict(Closed.DRAINING)

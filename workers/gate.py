@@ -46,6 +46,8 @@ class Reading:
     """What the measurement says may still be taken."""
     budget_bytes: int
     context_tokens: int
+    likely_tokens: int
+    """What those that wait are likely to need, each: as many of these as fit are taken at once."""
     engine_full: bool = False
     """The engine itself says that it has no room."""
 
@@ -70,29 +72,41 @@ def decide(reading: Reading, cost: Cost) -> Verdict:
         return Verdict(Closed.SLOTS)
     if reading.room_bytes <= 0 or reading.engine_full:
         return Verdict(Closed.GPU_MEMORY)
-    free = reading.slots - len(reading.running)
-    many = (reading.context_tokens,) * free
-    if (
-        cost((*reading.running, *many)) <= reading.budget_bytes
-        and cost((*reading.unallocated, *many)) <= reading.room_bytes
-    ):
-        return Verdict(None, reading.context_tokens, free)
-    promised_tokens = most_tokens(cost, reading.running, reading.budget_bytes, reading.context_tokens)
-    measured_tokens = most_tokens(cost, reading.unallocated, reading.room_bytes, reading.context_tokens)
+    context_tokens = reading.context_tokens
+    likely_tokens = min(reading.likely_tokens, context_tokens)
+
+    def fit(jobs: int) -> bool:
+        many = (likely_tokens,) * jobs
+        return (
+            cost((*reading.running, *many)) <= reading.budget_bytes
+            and cost((*reading.unallocated, *many)) <= reading.room_bytes
+        )
+
+    jobs = max(1, _most(fit, reading.slots - len(reading.running)))
+    promised_tokens = most_tokens(cost, reading.running, reading.budget_bytes, context_tokens, jobs)
+    measured_tokens = most_tokens(cost, reading.unallocated, reading.room_bytes, context_tokens, jobs)
     scarce = Closed.GPU_MEMORY if measured_tokens < promised_tokens else Closed.LEDGER
     headroom = min(promised_tokens, measured_tokens)
-    return Verdict(None if headroom > 0 else scarce, headroom, scarce=scarce)
+    return Verdict(None if headroom > 0 else scarce, headroom, jobs, scarce)
 
 
-def most_tokens(cost: Cost, running: Sequence[int], room_bytes: int, context_tokens: int) -> int:
-    """The largest job, up to the context, that costs no more than the room when it joins `running` (0: none)."""
-    if cost((*running, context_tokens)) <= room_bytes:
-        return context_tokens
-    fits, too_large = 0, context_tokens
-    while too_large - fits > 1:
-        middle = (fits + too_large) // 2
-        if cost((*running, middle)) <= room_bytes:
-            fits = middle
+def most_tokens(cost: Cost, running: Sequence[int], room_bytes: int, context_tokens: int, jobs: int = 1) -> int:
+    """The largest size, up to the context, of which so many `jobs` cost no more than the room when they join `running`.
+
+    0 if there is none.
+    """
+    return _most(lambda tokens: cost((*running, *(tokens,) * jobs)) <= room_bytes, context_tokens)
+
+
+def _most(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest number up to the limit that fits, as all below it do; 0 is not asked for."""
+    if fits(limit):
+        return limit
+    most, too_many = 0, limit
+    while too_many - most > 1:
+        middle = (most + too_many) // 2
+        if fits(middle):
+            most = middle
         else:
-            too_large = middle
-    return fits
+            too_many = middle
+    return most

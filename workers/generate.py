@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from nowserving import verb
@@ -25,6 +25,7 @@ from workers.lease import Lease, Leases
 from workers.metrics import JobMetrics
 from workers.patience import send_patiently
 from workers.stopwatch import Stopwatch
+from workers.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +37,19 @@ class Generation:
         self._store, self._leases, self._engine = store, leases, engine
         self._max_attempts, self._metrics = max_attempts, metrics
         self._resumes = engine.resumes
-        self._inboxes: set[Inbox] = set()
+        self._writer = Writer(store, leases)
         self._dead: EngineError | None = None
-        self._lock = threading.Lock()
         self._resumes_text = getattr(engine, "resumes_text", False)
+
+    def start(self) -> None:
+        """Be ready to run jobs."""
+        self._writer.start()
 
     def abandon(self, error: EngineError) -> None:
         """The engine has died: end with this error all jobs that it has not ended itself."""
-        with self._lock:
-            self._dead = error
-            inboxes = list(self._inboxes)
-        for inbox in inboxes:
-            inbox.ended(_ended(error))
+        self._dead = error  # before the look at those that are there: who comes later sees it
+        for stream in self._writer.streams():
+            stream.inbox.ended(_ended(error))
 
     def run(self, job_id: str, claim: str) -> str:
         """Bring one taken job to its end and say how. Raises ClaimLostError if the claim is not valid."""
@@ -114,42 +116,38 @@ class Generation:
         return fits
 
     def _stream(self, lease: Lease, prepared: Prepared, stopwatch: Stopwatch) -> tuple[Ended, Piece]:
-        """Run it on the engine, passing on tokens as they come; the end, and the last tokens not yet passed on."""
-        job_id = lease.job_id
-        inbox = Inbox(len(prepared.prompt.made), lambda: len(self._inboxes))
-        lease.stop = lambda: self._engine.cancel(job_id)
-        with self._lock:
-            self._inboxes.add(inbox)
-        stopwatch.submit()
+        """Run it on the engine, whose tokens the writer passes on; the end, and the last tokens not yet passed on."""
+        stream = self._writer.open(lease, len(prepared.prompt.made), stopwatch)
+        inbox = stream.inbox
         try:
-            self._engine.submit(prepared, inbox)
-        except EngineError as error:
-            inbox.ended(_ended(error))
-        if self._dead:
-            inbox.ended(_ended(self._dead))
-        try:
-            return self._follow(lease, inbox, stopwatch)
+            lease.stop = partial(self._stop, lease, inbox)
+            stopwatch.submit()
+            try:
+                self._engine.submit(prepared, inbox)
+            except EngineError as error:
+                inbox.ended(_ended(error))
+            if self._dead:
+                inbox.ended(_ended(self._dead))
+            if lease.lost.is_set() or lease.handed_back:
+                lease.halt()
+            rest = inbox.rest()
         finally:
-            with self._lock:
-                self._inboxes.discard(inbox)
+            self._writer.close(stream)
+        stopwatch.note(rest)
+        assert rest.ended
+        return rest.ended, rest
 
-    def _follow(self, lease: Lease, inbox: Inbox, stopwatch: Stopwatch) -> tuple[Ended, Piece]:
-        if lease.lost.is_set() or lease.handed_back:
-            lease.halt()
-        while True:
-            piece = inbox.next()
-            stopwatch.note(piece)
-            if piece.ended:
-                return piece.ended, piece
-            self._pass_on(lease, piece)
+    def _stop(self, lease: Lease, inbox: Inbox) -> None:
+        if lease.lost.is_set():
+            inbox.abandon()
+        self._engine.cancel(lease.job_id)
 
-    def _pass_on(self, lease: Lease, piece: Piece) -> None:
-        if not lease.lost.is_set() and piece.begun is not None:
-            self._write(lease, verb.begin(lease.job_id, lease.claim, piece.begun, anew=lease.anew))
-        if not lease.lost.is_set() and piece.progress:
-            self._write(lease, verb.progress(lease.job_id, lease.claim, *piece.progress))
-        if not lease.lost.is_set() and piece.ids:
-            self._write(lease, verb.append(lease.job_id, lease.claim, piece.index, piece.ids, piece.text))
+    def _pass_on(self, lease: Lease, rest: Piece) -> None:
+        """Write the last tokens of a job that goes back."""
+        if rest.begun is not None:
+            self._write(lease, verb.begin(lease.job_id, lease.claim, rest.begun, anew=lease.anew))
+        if rest.ids and not lease.lost.is_set():
+            self._write(lease, verb.append(lease.job_id, lease.claim, rest.index, rest.ids, rest.text))
 
     def _write(self, lease: Lease, call: Call[bool]) -> None:
         """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""

@@ -1,4 +1,4 @@
-"""What the engine has made of one job and the task has not yet written to Redis."""
+"""What the engine has made of one job and is not yet written to Redis."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from dataclasses import dataclass
 
 from workers.engines.engine import Ended
 
-FLUSH_SECONDS = 0.05
-"""The first token is passed on at once, later ones together at most this long after the last."""
-FLUSH_SECONDS_A_JOB = 0.0025
-LONGEST_FLUSH_SECONDS = 0.25
-"""With more than twenty jobs that is longer: writing for all must leave the engine's thread its share of Python."""
 PROGRESS_SECONDS = 1.0
 """The least time between two words on how much of the prompt is read; what comes sooner is left out."""
 
@@ -22,77 +17,120 @@ PROGRESS_SECONDS = 1.0
 class Piece:
     """Tokens `index`, `index + 1`, … with the text that became certain; `begun` holds the prompt's tokens, once.
 
-    `progress` is how many tokens are prefilled, and of how many, while none is made.
+    `progress` is how many tokens are prefilled, and of how many, while none is made. One without `ended` holds one of
+    the three: what is written of a job is written call by call.
     """
 
-    begun: int | None
-    progress: tuple[int, int] | None
-    index: int
-    ids: tuple[int, ...]
-    text: str
-    ended: Ended | None
+    begun: int | None = None
+    progress: tuple[int, int] | None = None
+    index: int = 0
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    ended: Ended | None = None
 
 
 class Inbox:
-    """A sink whose engine side never blocks; the task takes from it piece by piece. `jobs` says how many there are."""
+    """A sink whose engine side never blocks. A writer takes pieces from it, one at a time; the task waits for the end.
 
-    def __init__(self, made: int, jobs: Callable[[], int] = lambda: 1) -> None:
-        self._jobs = jobs
-        self._ready = threading.Condition()
+    `wake` is called when there is something to be taken at once: the first token, and whatever comes after `due()`.
+    """
+
+    def __init__(self, made: int, wake: Callable[[], None], due: Callable[[], float]) -> None:
+        self._wake, self._due = wake, due
+        self._changed = threading.Condition()
         self._begun: int | None = None
         self._progress: tuple[int, int] | None = None
         self._index = made
         self._ids: list[int] = []
         self._text: list[str] = []
         self._ended: Ended | None = None
-        self._flushed_at = self._progressed_at = float("-inf")
+        self._failure: Exception | None = None
+        self._first = True
+        self._taken = self._abandoned = False
+        self._progressed_at = float("-inf")
 
     def begun(self, prompt_tokens: int) -> None:
         """See engine.Sink."""
-        with self._ready:
+        with self._changed:
             self._begun = prompt_tokens
-            self._ready.notify()
+        self._wake()
 
     def progress(self, done: int, total: int) -> None:
         """See engine.Sink."""
-        with self._ready:
-            if time.monotonic() >= self._progressed_at + PROGRESS_SECONDS:
-                self._progressed_at = time.monotonic()
-                self._progress = (done, total)
-                self._ready.notify()
+        now = time.monotonic()
+        with self._changed:
+            if now < self._progressed_at + PROGRESS_SECONDS:
+                return
+            self._progressed_at = now
+            self._progress = (done, total)
+        self._wake()
 
     def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
         """See engine.Sink."""
-        with self._ready:
+        with self._changed:
             self._progress = None
-            if not self._ids:
-                self._ready.notify()  # the next ones need not wake the task: it knows how long it waits for more
             self._ids.extend(ids)
             self._text.append(text)
+        if self._first or time.monotonic() >= self._due():
+            self._wake()
 
     def ended(self, end: Ended) -> None:
         """See engine.Sink."""
-        with self._ready:
+        with self._changed:
             self._progress = None
             self._ended = self._ended or end
-            self._ready.notify()
+            self._changed.notify()
 
-    def next(self) -> Piece:
-        """Wait for something to pass on. Text without a token stays for the end, since only tokens have an index."""
-        with self._ready:
-            while not (self._ended or self._begun is not None or self._progress or self._due()):
-                wait = self._due_at() - time.monotonic() if self._ids else None
-                self._ready.wait(wait)
-            piece = Piece(self._begun, self._progress, self._index, tuple(self._ids), "".join(self._text), self._ended)
-            self._begun = self._progress = None
-            if self._ids or self._ended:
-                self._index += len(self._ids)
-                self._ids, self._text = [], []
-                self._flushed_at = time.monotonic()
+    def take(self, due: bool) -> Piece | None:
+        """What may be written now, later tokens only if it is `due`; nothing more until `written` is called.
+
+        Text without a token stays for the end, since only tokens have an index; and so does all once there is an end.
+        """
+        with self._changed:
+            if self._taken or self._abandoned or self._ended:
+                return None
+            if self._begun is not None:
+                piece = Piece(begun=self._begun)
+                self._begun = None
+            elif self._progress:
+                piece = Piece(progress=self._progress)
+                self._progress = None
+            elif self._ids and (due or self._first):
+                piece = self._tokens()
+                self._first = False
+            else:
+                return None
+            self._taken = True
             return piece
 
-    def _due(self) -> bool:
-        return bool(self._ids) and time.monotonic() >= self._due_at()
+    def written(self) -> None:
+        """The piece that was taken is written."""
+        with self._changed:
+            self._taken = False
+            self._changed.notify()
 
-    def _due_at(self) -> float:
-        return self._flushed_at + min(LONGEST_FLUSH_SECONDS, max(FLUSH_SECONDS, FLUSH_SECONDS_A_JOB * self._jobs()))
+    def abandon(self, failure: Exception | None = None) -> None:
+        """Nothing more is written of it; `rest` does not wait for what was taken, and raises the failure, if any."""
+        with self._changed:
+            self._abandoned = True
+            self._failure = self._failure or failure
+            self._changed.notify()
+
+    def rest(self) -> Piece:
+        """Wait for the end, and for what was taken to be written; the end, with all that is left.
+
+        Raises what `abandon` was told.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or (self._ended and (self._abandoned or not self._taken)))
+            if self._failure:
+                raise self._failure
+            return self._tokens()
+
+    def _tokens(self) -> Piece:
+        ids, text = tuple(self._ids), "".join(self._text)
+        piece = Piece(self._begun, None, self._index, ids, text, self._ended)
+        self._begun = None
+        self._index += len(ids)
+        self._ids, self._text = [], []
+        return piece

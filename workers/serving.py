@@ -75,8 +75,8 @@ class Serving(ABC):
         """Get ready to run what is taken; the largest of it, in tokens. Raises NowservingError."""
 
     @abstractmethod
-    def _judge(self) -> Verdict:
-        """Ask the gate."""
+    def _judge(self, likely_tokens: int) -> Verdict:
+        """Ask the gate, where those that wait are likely to have so many tokens each."""
 
     def start(
         self,

@@ -30,8 +30,8 @@ UNFIT_SECONDS = 0.25
 
 
 class Taker:
-    """Takes until stopped. `judge` gives the gate's verdict; `hand_over` puts jobs on their way to Celery;
-    `changed` hears of each change of the reason why nothing is taken (None: the gate is open).
+    """Takes until stopped. `judge` gives the gate's verdict on jobs of so many tokens; `hand_over` puts them on their
+    way to Celery; `changed` hears of each change of the reason why nothing is taken (None: the gate is open).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Taker:
         worker: str,
         max_takes: int,
         capacity_tokens: int,
-        judge: Callable[[], Verdict],
+        judge: Callable[[int], Verdict],
         hand_over: Callable[[list[Lease]], None],
         changed: Callable[[Closed | None], None],
         metrics: Metrics,
@@ -53,6 +53,8 @@ class Taker:
         self._ask, self._hand_over, self._changed = judge, hand_over, changed
         self._metrics = metrics
         self._closed: Closed | None = None
+        self._likely_tokens = capacity_tokens
+        """The size of the largest job that was seen last: those behind it are likely to be no larger."""
         self._seen_wake = "0-0"
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="taker", daemon=True)
@@ -90,7 +92,7 @@ class Taker:
                 self._stopping.wait(1.0)
 
     def _judge(self) -> Verdict:
-        verdict = self._ask()
+        verdict = self._ask(self._likely_tokens)
         self._metrics.judged(verdict.closed)
         return verdict
 
@@ -102,8 +104,11 @@ class Taker:
             return
         answer = self._take(verdict)
         if isinstance(answer, Unfit):
-            self._say(verdict.scarce)
-            self._wait_for_room(min(answer.tokens, self._capacity))
+            tokens = min(answer.tokens, self._capacity)
+            if tokens == self._likely_tokens:
+                self._say(verdict.scarce)
+                self._wait_for_room(tokens)
+            self._likely_tokens = tokens  # fewer of so many may fit now, if the gate was asked for more of less
         elif isinstance(answer, Suspect):
             self._say(Closed.SUSPECT)
             self._leases.wait_for_change(UNFIT_SECONDS)
@@ -134,6 +139,7 @@ class Taker:
             leases = [self._leases.fill(taken) for taken in made]
             self._leases.drop(*set(claims).difference(taken.claim for taken in made))
         if leases:
+            self._likely_tokens = min(max(lease.tokens for lease in leases), self._capacity)
             self._pass_on(leases)
         return answer
 

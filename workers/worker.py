@@ -66,6 +66,7 @@ class Worker(Serving):
     def _load(self) -> int:
         if self._pod:
             self._pod.start()
+        self._generation.start()
         capacity = self._engine.start()
         self._loading.note("")
         self._room.begin()
@@ -119,12 +120,12 @@ class Worker(Serving):
         self._heartbeat.kick()
         self._end(sentence, os.EX_SOFTWARE)
 
-    def _judge(self) -> Verdict:
+    def _judge(self, likely_tokens: int) -> Verdict:
         if self._capacity is None:
             return Verdict(Closed.ENGINE)
-        return decide(self._read(self._capacity), self._engine.cost)
+        return decide(self._read(self._capacity, likely_tokens), self._engine.cost)
 
-    def _read(self, capacity: Capacity) -> Reading:
+    def _read(self, capacity: Capacity, likely_tokens: int) -> Reading:
         jobs, health = self.leases.jobs(), self._engine.health()
         return Reading(
             draining=self._stops(),
@@ -135,6 +136,7 @@ class Worker(Serving):
             room_bytes=self._room.left_bytes(self._room.measure(), capacity.budget_bytes, capacity.step_bytes),
             budget_bytes=capacity.budget_bytes,
             context_tokens=capacity.context_tokens,
+            likely_tokens=likely_tokens,
             engine_full=bool(health.full),
         )
 

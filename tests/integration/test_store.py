@@ -261,3 +261,20 @@ def test_positions_are_those_that_look_tells_of_each_waiting_job(store: Store) -
         assert wait is not None
         assert (wait.position, wait.delayed_until) == (standing.position, standing.delayed_until)
     assert store.run(verb.positions([])) == {}
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_calls_travel_together_each_with_an_answer_of_its_own(store: Store, forgotten: bool) -> None:
+    ids = [enqueue(store) for _ in range(3)]
+    for index in range(3):
+        taken_id(store, f"c{index}")
+    if forgotten:
+        store.client.script_flush()
+    calls = [verb.append(job_id, f"c{index}", 0, [1, 2], "ab") for index, job_id in enumerate(ids)]
+    stranger = verb.append(ids[0], "stranger", 2, [3], "c")
+    assert store.run_all([*calls, stranger, calls[0]]) == [True, True, True, False, True]
+    assert [texts(store, job_id) for job_id in ids] == [[("token", 0)]] * 3
+    store.run(verb.finish(ids[0], "c0", Status.SUCCEEDED, {"text": "ab"}, index=2))
+    kinds = map(type, store.run_all([verb.cancel(ids[0]), verb.cancel(ids[1]), verb.cancel(new_job_id())]))
+    assert list(kinds) == [JobFinishedError, type(None), JobNotFoundError]
+    assert store.run_all([]) == []

@@ -141,7 +141,7 @@ def test_an_engine_whose_thread_dies_without_a_word_loses_its_jobs_at_once(
     good = [enqueue(live, parameters={"max_new_tokens": 20}) for _ in range(5)]
     eventually(lambda: all(look(live, job_id).generated > 2 for job_id in good), 10)
     bad = enqueue(live, "die")
-    eventually(lambda: statuses(live, good) == {"queued": 5}, 5)
+    eventually(lambda: statuses(live, [*good, bad]) == {"queued": 5, "failed": 1}, 5)
     job = look(live, bad)
     assert job.error is not None
     assert job.error["code"] == "worker_lost"

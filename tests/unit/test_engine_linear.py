@@ -15,8 +15,13 @@ class Named(nn.Linear):
     """A subclass, which may do more."""
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16 for oneDNN"
+)
+
+
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
 def test_a_packed_layer_gives_what_the_plain_one_gives(dtype: torch.dtype, bias: bool) -> None:
     torch.manual_seed(1)
     plain = nn.Linear(48, 80, bias=bias, dtype=dtype)

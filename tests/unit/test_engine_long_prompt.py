@@ -18,7 +18,7 @@ from tests.tiny import Collected, make_model, make_tokenizer
 from workers.engines import loop
 from workers.engines.engine import FinishReason, Prompt
 from workers.engines.forward import forward
-from workers.engines.pace import FEWEST_TOKENS, GATHER_SECONDS, STEP_SECONDS, Pace
+from workers.engines.pace import FEWEST_TOKENS, FIRST_TOKENS, GATHER_SECONDS, QUIET_SECONDS, STEP_SECONDS, Pace
 from workers.engines.transformers import TransformersEngine
 
 CHATS = 7
@@ -153,19 +153,38 @@ def test_the_pace_reads_as_much_as_the_time_allows() -> None:
     assert pace.prompt_tokens == pytest.approx(STEP_SECONDS / 0.001, rel=0.01)
 
 
+def test_what_a_step_costs_for_itself_does_not_let_it_read_ever_less() -> None:
+    """As where prompts are launched piece by piece: a short one takes almost as long as many together."""
+    pace = Pace()
+    for _ in range(20):
+        pace.note(20, 0.1 + 20 * 0.0001)
+    assert pace.prompt_tokens >= FIRST_TOKENS
+    for _ in range(40):
+        pace.note(pace.prompt_tokens, 0.1 + pace.prompt_tokens * 0.0001)
+    assert pace.prompt_tokens == pytest.approx((STEP_SECONDS - 0.1) / 0.0001, rel=0.01)
+
+
 def test_prompts_wait_for_more_as_long_as_the_last_ones_took_and_never_longer() -> None:
     pace = Pace()
-    assert not pace.gathers(1, now=10.0)
+    assert not pace.gathers(1, newest=10.0, now=10.0)
     pace.rest(0.03, now=10.0)
-    assert pace.gathers(1, now=10.02)
-    assert not pace.gathers(1, now=10.04)
+    assert pace.gathers(1, newest=10.02, now=10.02)
+    assert not pace.gathers(1, newest=10.04, now=10.04)
     pace.rest(0.9, now=20.0)
-    assert pace.gathers(1, now=20.0 + 0.9 * GATHER_SECONDS)
-    assert not pace.gathers(1, now=20.0 + 1.1 * GATHER_SECONDS)
+    almost, over = 20.0 + 0.9 * GATHER_SECONDS, 20.0 + 1.1 * GATHER_SECONDS
+    assert pace.gathers(1, newest=almost, now=almost)
+    assert not pace.gathers(1, newest=over, now=over)
+
+
+def test_no_more_are_waited_for_once_none_have_come_for_a_while() -> None:
+    pace = Pace()
+    pace.rest(0.9, now=10.0)
+    assert pace.gathers(1, newest=10.01, now=10.01 + 0.9 * QUIET_SECONDS)
+    assert not pace.gathers(1, newest=10.01, now=10.01 + 1.1 * QUIET_SECONDS)
 
 
 def test_a_steps_worth_of_prompts_never_waits() -> None:
     pace = Pace()
     pace.rest(0.05, now=10.0)
-    assert pace.gathers(pace.prompt_tokens - 1, now=10.0)
-    assert not pace.gathers(pace.prompt_tokens, now=10.0)
+    assert pace.gathers(pace.prompt_tokens - 1, newest=10.0, now=10.0)
+    assert not pace.gathers(pace.prompt_tokens, newest=10.0, now=10.0)

@@ -81,7 +81,7 @@ def test_prompts_that_come_one_by_one_share_a_step_where_decoding_is_replayed(mo
 
     monkeypatch.setattr(Decoder, "forward", recorded)
     resting = True
-    monkeypatch.setattr(Pace, "gathers", lambda pace, tokens, now: resting)
+    monkeypatch.setattr(Pace, "gathers", lambda pace, tokens, newest, now: resting)
     model = make_model(eos_token_id=9999)
     engine = TransformersEngine.of(model, make_tokenizer(), slots=4, budget_bytes=10**9, threads=1)
     engine.start()

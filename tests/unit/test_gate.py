@@ -16,6 +16,7 @@ OPEN = Reading(
     room_bytes=10_000,
     budget_bytes=10_000,
     context_tokens=100,
+    likely_tokens=100,
 )
 
 
@@ -29,9 +30,19 @@ def test_a_worker_with_room_for_all_its_slots_may_fill_them_at_once() -> None:
     assert decide(replace(OPEN, running=(100,)), cost).jobs == 3
 
 
-def test_with_less_room_jobs_are_taken_one_by_one() -> None:
+def test_with_less_room_as_many_are_taken_as_fit_if_they_are_as_large_as_is_likely() -> None:
     verdict = decide(replace(OPEN, budget_bytes=3_999), cost)
-    assert (verdict.closed, verdict.headroom, verdict.jobs) == (None, 100, 1)
+    assert (verdict.closed, verdict.headroom, verdict.jobs) == (None, 100, 3)
+    verdict = decide(replace(OPEN, budget_bytes=2_000, likely_tokens=60), cost)
+    assert (verdict.headroom, verdict.jobs) == (66, 3)
+    verdict = decide(replace(OPEN, budget_bytes=2_000, likely_tokens=50), cost)
+    assert (verdict.headroom, verdict.jobs) == (50, 4)
+
+
+@pytest.mark.parametrize("likely_tokens", [80, 100, 10_000])
+def test_one_job_may_have_all_the_room_if_a_likely_one_does_not_fit(likely_tokens: int) -> None:
+    verdict = decide(replace(OPEN, budget_bytes=700, likely_tokens=likely_tokens), cost)
+    assert (verdict.closed, verdict.headroom, verdict.jobs) == (None, 70, 1)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +89,15 @@ def test_the_most_tokens_is_the_largest_that_fits(running: list[int], room: int,
     assert most == context or cost((*running, most + 1)) > room
 
 
-@given(st.integers(0, 12_000), st.integers(0, 12_000), st.lists(st.integers(1, 100), max_size=6))
-def test_whatever_fits_the_headroom_keeps_both_bounds(room: int, budget: int, running: list[int]) -> None:
-    reading = replace(OPEN, room_bytes=room, budget_bytes=budget, running=tuple(running), slots=8)
+@given(st.integers(0, 12_000), st.integers(0, 12_000), st.lists(st.integers(1, 100), max_size=6), st.integers(1, 200))
+def test_whatever_fits_the_headroom_keeps_both_bounds(room: int, budget: int, running: list[int], likely: int) -> None:
+    reading = replace(OPEN, room_bytes=room, budget_bytes=budget, running=tuple(running), slots=8, likely_tokens=likely)
     verdict = decide(reading, cost)
     if verdict.closed is None:
         most = (verdict.headroom,) * verdict.jobs
         assert cost((*running, *most)) <= budget
         assert cost(most) <= room
+        assert verdict.jobs == 1 or verdict.headroom >= min(likely, reading.context_tokens)
 
 
 @given(
@@ -94,15 +106,18 @@ def test_whatever_fits_the_headroom_keeps_both_bounds(room: int, budget: int, ru
     st.integers(0, 12_000),
     st.lists(st.integers(1, 100), max_size=6),
     st.integers(0, 8),
+    st.integers(1, 200),
 )
 def test_a_fuller_worker_is_never_let_take_more(
-    room: int, more: int, budget: int, running: list[int], slots: int
+    room: int, more: int, budget: int, running: list[int], slots: int, likely: int
 ) -> None:
-    reading = replace(OPEN, room_bytes=room, budget_bytes=budget, running=tuple(running), slots=slots)
+    reading = replace(
+        OPEN, room_bytes=room, budget_bytes=budget, running=tuple(running), slots=slots, likely_tokens=likely
+    )
     emptier, fuller = decide(reading, cost), decide(replace(reading, room_bytes=room - more), cost)
     for verdict in (emptier, fuller):
         assert (verdict.closed is None) == (verdict.headroom > 0)
         assert verdict.closed or 1 <= verdict.jobs <= slots - len(running)
-    assert fuller.headroom <= emptier.headroom
+    assert fuller.headroom <= emptier.headroom or fuller.jobs < emptier.jobs
     assert fuller.closed or fuller.jobs <= emptier.jobs
     assert not emptier.closed or fuller.closed

@@ -53,7 +53,10 @@ class Worker:
         used = sum(worker.own_bytes for worker in workers)
         memory = Memory(used, TOTAL_BYTES - used, TOTAL_BYTES, self.own_bytes)
         room = memory.room_bytes(int(self.fraction * TOTAL_BYTES), None, self.step_bytes)
-        return decide(Reading(False, True, 50, tuple(self.running), (), room, self.budget_bytes, CONTEXT_TOKENS), cost)
+        return decide(
+            Reading(False, True, 50, tuple(self.running), (), room, self.budget_bytes, CONTEXT_TOKENS, CONTEXT_TOKENS),
+            cost,
+        )
 
 
 @st.composite

@@ -64,11 +64,13 @@ class CacheLayout:
 class JobCache:
     """Room for the keys and values of `tokens` tokens: one allocation, of which `keys` and `values` are views."""
 
-    __slots__ = ("keys", "memory", "tokens", "values")
+    __slots__ = ("keys", "memory", "place", "tokens", "values")
 
     def __init__(self, layout: CacheLayout, tokens: int) -> None:
         self.tokens = tokens
         self.memory = torch.empty(layout.elements(tokens), dtype=layout.dtype, device=layout.device)
+        self.place = (self.memory.data_ptr(), tokens)
+        """Where it is and how large: all that tells it from another."""
         shapes = [shape for layer in layout.layers for shape in layer.shapes(tokens)]
         parts = self.memory.split([prod(shape) for shape in shapes])
         views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

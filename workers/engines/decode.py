@@ -49,8 +49,8 @@ class DecodeTable:
 
     def set(self, segments: Sequence[Segment]) -> None:
         """Describe the next step: one token of each segment. Copies to the device without waiting for it."""
-        # An address and a size say all there is in a column: it is right also for a cache that took another's place.
-        order = [(segment.cache.memory.data_ptr(), segment.cache.tokens) for segment in segments]
+        # A place says all there is in a column: it is right also for a cache that took another's place.
+        order = [segment.cache.place for segment in segments]
         if order != self._order:
             self._point(order, [segment.cache for segment in segments])
         padding = [0] * (self._step.shape[1] - len(segments))

@@ -40,6 +40,8 @@ class Loop:
         self._over: str | None = None
         self._crowded = False
         self._pace = Pace()
+        self._newest = 0.0
+        """When the last row came, by the monotonic clock."""
         self.steps = 0
 
     @property
@@ -54,6 +56,7 @@ class Loop:
                 raise EngineError(f"the engine is not running: {self._over}")
             self._live.add(row)
             self._waiting.append(row)
+            self._newest = time.monotonic()
             self._changed.notify()
 
     def cancel(self, job_id: str) -> None:
@@ -131,8 +134,8 @@ class Loop:
             self._join(row)
 
     def _fits(self, row: Row) -> bool:
-        rows = (*self._running, row)
-        return sum(self._loaded.layout.size_bytes(row.tokens - 1) for row in rows) <= self._budget_bytes
+        held_bytes = sum(other.cache.memory.nbytes for other in self._running if other.cache)
+        return held_bytes + self._loaded.layout.size_bytes(row.tokens - 1) <= self._budget_bytes
 
     def _join(self, row: Row) -> None:
         if not self._fits(row):
@@ -157,8 +160,9 @@ class Loop:
         """Each row with the tokens it runs in this step: all that decode, and prompts as far as the pace allows."""
         plan, left = [], 0 if self._gathers() else self._pace.prompt_tokens
         for row in self._running:
-            tokens = 1 if row.pending == 1 else min(row.pending, left, MAX_CHUNK_TOKENS)
-            if row.pending > 1:
+            pending = tokens = row.pending
+            if pending > 1:
+                tokens = min(pending, left, MAX_CHUNK_TOKENS)
                 left -= tokens
             if tokens:
                 plan.append((row, tokens))
@@ -169,7 +173,7 @@ class Loop:
         if not (self._decoder and self._decoder.replays and any(row.pending == 1 for row in self._running)):
             return False
         prompts = sum(row.pending for row in self._running if row.pending > 1)
-        return self._pace.gathers(prompts, time.monotonic())
+        return self._pace.gathers(prompts, self._newest, time.monotonic())
 
     def _step(self, plan: list[tuple[Row, int]]) -> None:
         began = time.monotonic()

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 COLDEST = 1e-5
 """Below this temperature nothing but the likeliest token could be drawn."""
+GREEDY = Choice(temperature=0.0, top_k=0, top_p=1.0, seed=0, index=0)
 
 
 class Row:
@@ -31,6 +32,7 @@ class Row:
         self.deadline = time.monotonic() + prompt.timeout_seconds
         self.canceled = False
         self.over = False
+        self._prompt_tokens = len(prepared.prompt_ids)
         self.ids = [*prepared.prompt_ids, *prompt.made]
         self.cached = 0
         self.cache: JobCache | None = None
@@ -39,11 +41,12 @@ class Row:
         parameters = prompt.parameters
         self._seed = _seed_of(self.job_id) if parameters.seed is None else parameters.seed
         self._seen = Seen(self.ids) if parameters.repetition_penalty != 1 else None
+        self._greedy = parameters.temperature < COLDEST and self._seen is None
 
     @property
     def made(self) -> int:
         """Tokens generated, those of earlier attempts too."""
-        return len(self.ids) - len(self.prepared.prompt_ids)
+        return len(self.ids) - self._prompt_tokens
 
     @property
     def pending(self) -> int:
@@ -53,6 +56,8 @@ class Row:
     @property
     def choice(self) -> Choice:
         """How the next token is to be picked."""
+        if self._greedy:
+            return GREEDY
         parameters = self.prepared.prompt.parameters
         temperature = parameters.temperature if parameters.temperature >= COLDEST else 0.0
         return Choice(
@@ -74,7 +79,7 @@ class Row:
         self._text = TextStream(loaded.pieces, prompt.parameters.stop)
         for count, token in enumerate(prompt.made, 1):
             if reason := self._take(token, count, loaded)[1]:
-                del self.ids[len(self.prepared.prompt_ids) + count :]
+                del self.ids[self._prompt_tokens + count :]
                 self.end(reason)
                 return
 
@@ -83,7 +88,7 @@ class Row:
         self.cache, self.cached = cache, 0
         if not self._begun:
             self._begun = True
-            self._tell(lambda: self.sink.begun(len(self.prepared.prompt_ids)))
+            self._tell(self.sink.begun, self._prompt_tokens)
 
     def leave(self) -> None:
         """Give up its cache: it will prefill anew, with all that it has made."""
@@ -96,16 +101,16 @@ class Row:
 
     def progress(self) -> None:
         """Tell how much of it is cached, after a step that was not its prefill's last."""
-        self._tell(lambda: self.sink.progress(self.cached, len(self.ids)))
+        self._tell(self.sink.progress, self.cached, len(self.ids))
 
     def accept(self, token: int, loaded: LoadedModel) -> None:
         """Add the token just picked, stream it, and end if it was the last."""
         self.ids.append(token)
         if self._seen:
             self._seen.add(token)
-        text, reason = self._take(token, self.made, loaded)
-        index = self.made - 1
-        self._tell(lambda: self.sink.tokens(index, (token,), text))
+        made = self.made
+        text, reason = self._take(token, made, loaded)
+        self._tell(self.sink.tokens, made - 1, (token,), text)
         if reason:
             self.end(reason)
 
@@ -120,8 +125,7 @@ class Row:
         self.over = True
         self.leave()
         text = self._text.text if self._text else ""
-        ended = Ended(reason, text, len(self.prepared.prompt_ids), self.made, error)
-        self._tell(lambda: self.sink.ended(ended))
+        self._tell(self.sink.ended, Ended(reason, text, self._prompt_tokens, self.made, error))
 
     def _take(self, token: int, count: int, loaded: LoadedModel) -> tuple[str, FinishReason | None]:
         """The text that token number `count` releases, and how the job ends with it, if it does."""
@@ -136,9 +140,9 @@ class Row:
             return text, None
         return text + self._text.finish(), FinishReason.LENGTH
 
-    def _tell(self, call: Callable[[], None]) -> None:
+    def _tell(self, call: Callable[..., None], *what: object) -> None:
         try:
-            call()
+            call(*what)
         except Exception:
             log.exception("the sink of %s failed", self.job_id)
 

@@ -24,7 +24,8 @@ class Pieces:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self._special = frozenset(token for token, kind in added.items() if kind.special)
+        special = {token for token, kind in added.items() if kind.special}
+        self._spoken = frozenset(tokenizer.get_vocab().values()) - special
         bytes_by_token = {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
         bytes_by_token.pop(None, None)
         letter = next((token for token, byte in bytes_by_token.items() if byte == ord("A")), None)
@@ -34,7 +35,7 @@ class Pieces:
 
     def is_silent(self, token: int) -> bool:
         """Whether it has no text at all: a special token, or one that the model knows and the tokenizer does not."""
-        return token in self._special or self._tokenizer.id_to_token(token) is None
+        return token not in self._spoken
 
     def spell(self, tokens: Sequence[int]) -> str:
         """Their text, if they were all; bytes that are no whole character are BROKEN."""
@@ -54,6 +55,7 @@ class Characters:
         """How many characters of these tokens' text have been given."""
         self._pending = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._in_bytes = False
 
     def feed(self, token: int) -> str:
         """Take a token; give the characters that are whole with it."""
@@ -62,7 +64,8 @@ class Characters:
             return self._feed_byte(token, byte)
         if self._pieces.is_silent(token):
             return ""
-        broken = self._utf8.decode(b"", final=True)
+        broken = self._utf8.decode(b"", final=True) if self._in_bytes else ""
+        self._in_bytes = False
         self._tokens.append(token)
         self._pending += 1
         text = self._pieces.spell(self._tokens)
@@ -84,6 +87,7 @@ class Characters:
         self._tokens = [token]
         self._shown, self._pending = len(self._pieces.spell(self._tokens)), 0
         text = self._utf8.decode(bytes([byte]))
+        self._in_bytes = True
         # Some tokenizers leave out the text's first space.
         return before + (text if self._shown or not first else "")
 

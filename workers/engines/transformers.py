@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
 import torch
 
@@ -17,6 +18,8 @@ from workers.engines.model import LoadedModel, adopt_model
 from workers.engines.pretrained import Recipe, attend_by, load_model
 from workers.engines.row import Row
 from workers.engines.warmup import warm_up
+
+SIZES_KEPT = 1 << 14
 
 
 class TransformersEngine:
@@ -49,11 +52,11 @@ class TransformersEngine:
         self._loop: Loop | None = None
         self._loaded: LoadedModel | None = None
         self._capacity: Capacity | None = None
+        self._size_bytes = lru_cache(SIZES_KEPT)(self._job_bytes)
+        """The gate asks for the same sizes thousands of times before each take."""
 
     @classmethod
-    def of(
-        cls, model: Any, tokenizer: Any, *, slots: int, budget_bytes: int, threads: int | None = None
-    ) -> TransformersEngine:
+    def of(cls, model: Any, tokenizer: Any, *, slots: int, budget_bytes: int, threads: int | None = None) -> Self:
         """An engine of a model already in memory, with a budget given in bytes. The model is its own from then on.
 
         It does not warm up.
@@ -95,8 +98,7 @@ class TransformersEngine:
 
     def cost(self, tokens: Sequence[int]) -> int:
         """See Engine. The last token a job makes is never cached."""
-        layout = self._ready_model().layout
-        return sum(layout.size_bytes(max(1, bound - 1)) for bound in tokens)
+        return sum(map(self._size_bytes, tokens))
 
     def prepare(self, prompt: Prompt) -> Prepared:
         """See Engine."""
@@ -134,6 +136,9 @@ class TransformersEngine:
         alive = self._thread is not None and self._thread.is_alive()
         reason = (self._loop and self._loop.over) or ("" if alive else "it is not started")
         return Health(alive and not reason, self._loop.steps if self._loop else 0, reason)
+
+    def _job_bytes(self, tokens: int) -> int:
+        return self._ready_model().layout.size_bytes(max(1, tokens - 1))
 
     def _ready_model(self) -> LoadedModel:
         if self._loaded is None:
