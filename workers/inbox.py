@@ -107,7 +107,8 @@ class Inbox:
         """The piece that was taken is written."""
         with self._changed:
             self._taken = False
-            self._changed.notify()
+            if self._ended:
+                self._changed.notify()
 
     def abandon(self, failure: Exception | None = None) -> None:
         """Nothing more is written of it; `rest` does not wait for what was taken, and raises the failure, if any."""

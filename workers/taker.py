@@ -25,6 +25,8 @@ WAKE_MS = 1000
 """How long one wait for a wake-up lasts; after it the queue is looked at in any case."""
 LOOK_SECONDS = 0.02
 """How often a closed gate is asked again. Costs Redis nothing."""
+FULL_SECONDS = 0.25
+"""How often if it is closed since all slots are taken: that this changes is said."""
 UNFIT_SECONDS = 0.25
 """How often the queue is asked again whether its head is still the one that does not fit."""
 
@@ -100,7 +102,7 @@ class Taker:
         verdict = self._judge()
         if verdict.closed:
             self._say(verdict.closed)
-            self._leases.wait_for_change(LOOK_SECONDS)
+            self._leases.wait_for_change(FULL_SECONDS if verdict.closed is Closed.SLOTS else LOOK_SECONDS)
             return
         answer = self._take(verdict)
         if isinstance(answer, Unfit):

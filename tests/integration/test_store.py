@@ -275,6 +275,6 @@ def test_calls_travel_together_each_with_an_answer_of_its_own(store: Store, forg
     assert store.run_all([*calls, stranger, calls[0]]) == [True, True, True, False, True]
     assert [texts(store, job_id) for job_id in ids] == [[("token", 0)]] * 3
     store.run(verb.finish(ids[0], "c0", Status.SUCCEEDED, {"text": "ab"}, index=2))
-    kinds = map(type, store.run_all([verb.cancel(ids[0]), verb.cancel(ids[1]), verb.cancel(new_job_id())]))
-    assert list(kinds) == [JobFinishedError, type(None), JobNotFoundError]
+    cancels = [verb.cancel(job_id) for job_id in (ids[0], ids[1], new_job_id())]
+    assert [type(answer) for answer in store.run_all(cancels)] == [JobFinishedError, type(None), JobNotFoundError]
     assert store.run_all([]) == []
