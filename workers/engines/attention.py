@@ -136,22 +136,12 @@ class PackedAttention:
         scoring: Scoring,
     ) -> torch.Tensor:
         """See Attention: keeps the new keys and values, then lets each segment attend to its cache."""
-        parts = zip(
-            self._segments,
-            query[0].split(self._sizes, dim=1),
-            key[0].split(self._sizes, dim=1),
-            value[0].split(self._sizes, dim=1),
-            strict=True,
-        )
+        queries, keys, values = (tensor[0].split(self._sizes, dim=1) for tensor in (query, key, value))
         prompts = self._prompts if self._prompts and self._prompts.allow(scoring) else None
-        attended = []
-        for part, q, k, v in parts:
-            if prompts and part in prompts.segments:
-                part.cache.keys[layer][:, : part.end].copy_(k)
-                part.cache.values[layer][:, : part.end].copy_(v)
-            else:
-                attended.append(_attend(part, layer, q, k, v, scoring))
+        alone = prompts.others if prompts else range(len(self._segments))
+        attended = [_attend(self._segments[at], layer, queries[at], keys[at], values[at], scoring) for at in alone]
         if prompts:
+            prompts.keep(layer, keys, values)
             attended.append(prompts.attend(query[0], key[0], value[0], scoring.scale))
         together = torch.cat(attended, dim=1)
         return (together[:, prompts.order] if prompts else together).transpose(0, 1)[None]
@@ -165,11 +155,13 @@ class Prompts:
 
     def __init__(self, segments: Sequence[Segment], together: Set[Segment], device: torch.device) -> None:
         """`together` are those of the step's `segments` that make the batch."""
-        self.segments = together
         starts = [0, *accumulate(len(segment.ids) for segment in segments)]
         rows = [range(start, start + len(part.ids)) for part, start in zip(segments, starts, strict=False)]
-        batch = [row for part, row in zip(segments, rows, strict=True) if part in together]
-        others = [row for part, row in zip(segments, rows, strict=True) if part not in together]
+        self._together = [at for at, part in enumerate(segments) if part in together]
+        self._segments = [segments[at] for at in self._together]
+        self.others = [at for at, part in enumerate(segments) if part not in together]
+        """Which of the step's segments are not in the batch."""
+        batch, others = [rows[at] for at in self._together], [rows[at] for at in self.others]
         self._longest = max(map(len, batch))
         padded = [place for row in batch for place in (*row, *[row.start] * (self._longest - len(row)))]
         real = [number * self._longest + place for number, row in enumerate(batch) for place in range(len(row))]
@@ -191,6 +183,13 @@ class Prompts:
     def allow(self, scoring: Scoring) -> bool:
         """Whether a layer that scores so sees all of each prompt, and scores as torch does."""
         return scoring.softcap is None and (scoring.window is None or self._longest <= scoring.window)
+
+    def keep(self, layer: int, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+        """Put the batch's new keys and values into their caches; given are those of all of the step's segments."""
+        caches = [part.cache.keys[layer][:, : part.end] for part in self._segments]
+        caches += [part.cache.values[layer][:, : part.end] for part in self._segments]
+        # One call, since each would have to wait for the interpreter, as torch's optimizers have it.
+        torch._foreach_copy_(caches, [keys[at] for at in self._together] + [values[at] for at in self._together])
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:
         """All of the row, as [heads, tokens, dim], to [heads, the batch's tokens, value_dim]."""
