@@ -16,7 +16,11 @@ from bench.contest import WAYS, Measured, Plan, measure
 from bench.engine_table import floor_table, ways_table
 from bench.errors import BenchError
 from bench.machine import describe_device, describe_machine
-from bench.model import DTYPES
+from bench.model import DTYPES, PACED
+
+SIMULATED = """\
+**No card was there.** Engine, worker and stack are real; for a device, each step waits as long as an NVIDIA H200 takes
+for random-8b (bench/paced.py). Only the ratio of stack to engine says something, and nothing the floor below."""
 
 
 def main() -> int:
@@ -44,10 +48,11 @@ def main() -> int:
 
 def describe(plan: Plan, measured: Measured, command: str) -> str:
     """The report in Markdown."""
+    simulated = f"\n{SIMULATED}\n" if plan.model in PACED else ""
     lengths = [length for prompts in measured.prompts.values() for length in prompts]
     return f"""\
 `{command}`
-
+{simulated}
 {ways_table(measured.rounds, measured.prompts, plan.tokens, measured.floor)}
 
 Medians of {len(measured.rounds)} rounds, in brackets the least and the most ratio; prompts of {min(lengths)} to

@@ -21,8 +21,10 @@ from workers.engines.transformers import TransformersEngine
 
 STEP_SECONDS = 0.0059
 SECONDS_A_ROW = 0.000018
+"""So that decoding, with what the engine itself takes, goes as on an NVIDIA H200 with random-8b in bfloat16: 6.0 ms a
+step for one job, 9.8 for 128 (bench/results/nvidia-h200-random-8b.md)."""
 SECONDS_A_PROMPT_TOKEN = 0.00003
-"""What an NVIDIA H200 takes for random-8b in bfloat16: bench/results/nvidia-h200-random-8b.md."""
+"""Not measured: 16 GFLOP at 530 TFLOP/s."""
 LAUNCHED_TOKENS = 2
 """Of each prompt, for which all that a step launches runs: as often as for all tokens, and in no time of its own."""
 VARIETY = 64
@@ -38,7 +40,7 @@ class PacedDecoder:
         self._table = DecodeTable(loaded.layout, slots)
         self._logits = torch.randn(slots + VARIETY, loaded.vocabulary, generator=torch.Generator().manual_seed(0))
         self._steps = 0
-        attention._launches_cost = lambda device: True
+        attention._launches_cost = lambda device: True  # here they are what a prompt costs, as on a card
 
     def forward(self, segments: Sequence[Segment], wanted: Sequence[bool]) -> torch.Tensor:
         """See Decoder."""

@@ -108,6 +108,13 @@ class Starting(Hazard):
             time.sleep(0.01)
 
 
+class Unmakeable(Hazard):
+    """Cannot even be made."""
+
+    def __init__(self, model: Model) -> None:
+        raise RuntimeError(f"{model.name} is not for me")
+
+
 class Quitting(Hazard):
     """Ends the thread that asks it for a cost, if the file that `source` names holds that thread's name."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -114,6 +115,11 @@ def choose_model(conf: Any, options: dict[str, Any], **_: Any) -> None:
     except NowservingError as error:
         sys.stderr.write(f"nowserving: {error.message}\n")
         sys.exit(os.EX_CONFIG)
+    except Exception as error:
+        # Celery would log it, and go on with a worker that serves nothing.
+        traceback.print_exc()
+        sys.stderr.write(f"nowserving: the worker did not start: {error!r}\n")
+        sys.exit(os.EX_SOFTWARE)
     conf.worker_concurrency = _serving.slots
 
 

@@ -5,6 +5,7 @@ import pytest
 from bench.bare import OpenAIServer
 from bench.contest import WAYS, Plan, measure
 from bench.engine import describe
+from bench.paced import STEP_SECONDS
 from bench.ways import Generate
 from tests.scripted_server import ScriptedServer
 
@@ -38,6 +39,16 @@ def test_an_openai_compatible_server_answers_beside_them(extras: list[str]) -> N
     assert run.tokens == 15
     assert set(run.texts) == {" w0 w1 w2 w3 w4"}
     assert ("ignore_eos" in asked) == bool(extras)
+
+
+def test_a_simulated_card_takes_its_time_and_the_report_says_that_it_is_none() -> None:
+    plan = Plan("paced-8b", jobs=(3,), tokens=5, rounds=1, ways=("engine",))
+    measured = measure(plan)
+    run = measured.rounds[0][3]["engine"]
+    assert (run.jobs, run.tokens) == (3, 15)
+    assert run.seconds >= 5 * STEP_SECONDS
+    assert "No card was there" in describe(plan, measured, "")
+    assert "No card was there" not in describe(PLAN, measured, "")
 
 
 def test_prompts_are_of_the_length_asked_for() -> None:

@@ -83,6 +83,14 @@ def test_an_engine_that_does_not_start_is_one_sentence_and_a_code_that_says_whet
     assert workers(live) == []
 
 
+def test_an_engine_that_cannot_be_made_ends_the_worker_at_once(live: Store, start: Start) -> None:
+    worker = start(catalog("tests.engines:Unmakeable"))
+    assert worker.wait(30) == os.EX_SOFTWARE
+    assert "nowserving: the worker did not start: RuntimeError('noop is not for me')" in worker.output()
+    assert "Traceback" in worker.output()
+    assert workers(live) == []
+
+
 def test_a_model_that_is_not_there_is_one_sentence_of_a_real_worker(start: Start, tmp_path: Path) -> None:
     worker = start(catalog("transformers", tmp_path / "nothing"))
     assert worker.wait(60) == os.EX_CONFIG
