@@ -10,8 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kombu.asynchronous import get_event_loop
+
 from nowserving.catalog import Model
 from nowserving.errors import EngineError, EngineUnavailableError, OutOfMemoryError
+from workers import drain, heartbeat
 from workers.engines.engine import Capacity, Ended, FinishReason, Prepared, Progress, Sink
 from workers.engines.noop import NoopEngine, parse_source
 
@@ -106,6 +109,19 @@ class Starting(Hazard):
                 self.progress("load", int(line) / 100)
             done = len(lines)
             time.sleep(0.01)
+
+
+class Blocking(Hazard):
+    """Stops Celery's loop as it starts, for ever, and lets that be seen sooner than usual."""
+
+    def start(self) -> Capacity:
+        """See Engine."""
+        drain.EXIT_SECONDS = heartbeat.HANDOVER_SECONDS = 0.5
+        capacity = super().start()
+        hub = get_event_loop()
+        assert hub
+        hub.call_soon(threading.Event().wait)
+        return capacity
 
 
 class Unmakeable(Hazard):

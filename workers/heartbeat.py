@@ -49,6 +49,8 @@ class Heartbeat:
         self._describe, self._turns = describe, turns
         self.on_failure: Callable[[], None] = lambda: None
         """Called for each beat that fails."""
+        self.on_unbegun: Callable[[], None] = lambda: None
+        """Called by each beat that finds jobs which no task has begun."""
         self._tried_at = time.monotonic()
         self._kicked, self._stopping = threading.Event(), threading.Event()
         self._vigil = Vigil(leases.lease_seconds)
@@ -134,7 +136,9 @@ class Heartbeat:
             if claim not in known:
                 log.warning("%s was taken, but the answer was lost: released", job_id)
                 self._store.run(verb.release(job_id, claim, "answer_lost"))
-        for lease in self._leases.stale(HANDOVER_SECONDS):
+        if stale := self._leases.stale(HANDOVER_SECONDS):
+            self.on_unbegun()
+        for lease in stale:
             log.warning("%s was begun by no task: released", lease.job_id)
             lease.lost.set()
             self._store.run(verb.release(lease.job_id, lease.claim, "not_begun"))

@@ -55,6 +55,8 @@ class Leases:
         self.idle = Idle(clock)
         self.on_lost: Callable[[bool], None] = lambda lapsed: None
         """Called for each claim that is lost: by this worker's own clock (True), or since Redis says so."""
+        self.begins = 0
+        """How often a task has begun."""
         self._clock = clock
         self._jobs = 0
         self._leases: dict[str, Lease] = {}
@@ -86,6 +88,7 @@ class Leases:
             if lease is None or lease.begun or lease.lost.is_set():
                 raise ClaimLostError(f"claim {claim} is not a valid claim of this worker")
             lease.begun = True
+            self.begins += 1
             return lease
 
     def reserve(self, lease: Lease, tokens: int) -> None:

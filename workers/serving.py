@@ -60,6 +60,8 @@ class Serving(ABC):
         self._metrics = metrics
         self._metrics.watch(self._figures)
         self._heartbeat.on_failure, self.leases.on_lost = metrics.missed_beat, metrics.lost
+        self._heartbeat.on_unbegun = self._note_unbegun
+        self._begins_before: int | None = None
 
     def listen(self) -> None:
         """Open a port of its own, if it is to have one. Raises SettingsError."""
@@ -184,6 +186,15 @@ class Serving(ABC):
     def _end(self, sentence: str, code: int) -> None:
         self._drain.exit_code = code
         self._give_up(sentence, code)
+
+    def _note_unbegun(self) -> None:
+        """Twice with no task begun in between: Celery's loop hangs, and would be handed jobs for ever."""
+        before, self._begins_before = self._begins_before, self.leases.begins
+        if before != self.leases.begins or self._draining.is_set():
+            return
+        self._failure = "Celery runs nothing that it is handed"
+        self._end(self._failure, os.EX_SOFTWARE)
+        self.stop_soon(at_once=True)  # who hangs does not hear that it is to stop
 
     def _stops(self) -> bool:
         """Whether nothing may be taken. What is handed to a Celery that does not consume would lie there."""

@@ -91,6 +91,19 @@ def test_an_engine_that_cannot_be_made_ends_the_worker_at_once(live: Store, star
     assert workers(live) == []
 
 
+def test_a_worker_whose_celery_hangs_gives_back_what_it_takes_and_ends(
+    live: Store, start: Start, eventually: Eventually
+) -> None:
+    job_id = enqueue(live)
+    hung = start(catalog("tests.engines:Blocking"))
+    hung.wait_for_log("Celery runs nothing that it is handed", 30)
+    assert hung.wait(10) == os.EX_SOFTWARE
+    assert (look(live, job_id).status, look(live, job_id).attempt) == (Status.QUEUED, 0)
+    assert look(live, job_id).takes == 0
+    start(catalog("noop"))
+    eventually(lambda: look(live, job_id).status is Status.SUCCEEDED, 30)
+
+
 def test_a_model_that_is_not_there_is_one_sentence_of_a_real_worker(start: Start, tmp_path: Path) -> None:
     worker = start(catalog("transformers", tmp_path / "nothing"))
     assert worker.wait(60) == os.EX_CONFIG
