@@ -20,7 +20,8 @@ from bench.model import DTYPES, PACED
 
 SIMULATED = """\
 **No card was there.** Engine, worker and stack are real; for a device, each step waits as long as an NVIDIA H200 takes
-for random-8b (bench/paced.py). Only the ratio of stack to engine says something, and nothing the floor below."""
+for random-8b, or is supposed to take for prompts (bench/paced.py). Only the ratio of stack to engine says something,
+and nothing the floor below."""
 
 
 def main() -> int:
@@ -92,7 +93,11 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.engine", description="Measure the engine beside generate.")
     add, plan = parser.add_argument, Plan("builtin:smollm2")
-    add("--model", default=plan.model, help="a catalog's source, random-8b or tiny (%(default)s)")
+    add(
+        "--model",
+        default=plan.model,
+        help="a catalog's source, random-8b, paced-8b (a simulated card) or tiny (%(default)s)",
+    )
     add("--device", default=plan.device, help="cpu, cuda or cuda:N (%(default)s)")
     add("--dtype", choices=("auto", *DTYPES), default=plan.dtype, help="auto is float32 on the CPU, else bfloat16")
     add("--jobs", type=int, nargs="+", default=plan.jobs, help="jobs at once (1 8 32 128)")

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.engines import attention
-from workers.engines.attention import Segment
+from workers.engines.attention import Attention, PackedAttention, Prompts, Segment
 from workers.engines.decode import DecodeTable
 from workers.engines.forward import forward
 from workers.engines.loop import Loop
@@ -40,7 +39,6 @@ class PacedDecoder:
         self._table = DecodeTable(loaded.layout, slots)
         self._logits = torch.randn(slots + VARIETY, loaded.vocabulary, generator=torch.Generator().manual_seed(0))
         self._steps = 0
-        attention._launches_cost = lambda device: True  # here they are what a prompt costs, as on a card
 
     def forward(self, segments: Sequence[Segment], wanted: Sequence[bool]) -> torch.Tensor:
         """See Decoder."""
@@ -51,12 +49,20 @@ class PacedDecoder:
         self._table.set(decoding)
         prompt_tokens = sum(len(segment.ids) for segment in prompts)
         if launched:
-            forward(self._loaded.model, launched, [True] * len(launched), self._loaded.device)
+            forward(self._loaded.model, launched, [True] * len(launched), self._loaded.device, _attention(launched))
         seconds = STEP_SECONDS + SECONDS_A_ROW * len(segments) + SECONDS_A_PROMPT_TOKEN * prompt_tokens
         time.sleep(max(0.0, began + seconds - time.perf_counter()))
         self._steps += 1
         first = self._steps % VARIETY
         return self._logits[first : first + sum(wanted)]
+
+
+def _attention(segments: Sequence[Segment]) -> Attention:
+    """As on a card, where launches are what a short prompt costs."""
+    attention = PackedAttention(segments)
+    if len(segments) > 1 and all(segment.start == 0 for segment in segments):
+        attention._prompts = Prompts(segments, set(segments), segments[0].cache.memory.device)
+    return attention
 
 
 class PacedEngine(TransformersEngine):

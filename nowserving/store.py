@@ -123,6 +123,9 @@ class Store:
                 read.append(self.refused(answer) if isinstance(answer, Exception) else call.parse(answer))
             except NowservingError as error:
                 read.append(error)
+            except Exception as error:
+                log.exception("an answer to %s cannot be read", call.script)
+                read.append(NowservingError(f"an answer to {call.script} cannot be read: {error!r}"))
         return read
 
     def _send(self, calls: Sequence[Call[T]], command: str) -> list[Any]:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from nowserving import verb
-from nowserving.call import Call
 from nowserving.errors import (
     ClaimLostError,
     EngineError,
@@ -25,7 +24,7 @@ from workers.lease import Lease, Leases
 from workers.metrics import JobMetrics
 from workers.patience import send_patiently
 from workers.stopwatch import Stopwatch
-from workers.writer import Writer
+from workers.writer import Writer, calls_of
 
 log = logging.getLogger(__name__)
 
@@ -144,15 +143,8 @@ class Generation:
 
     def _pass_on(self, lease: Lease, rest: Piece) -> None:
         """Write the last tokens of a job that goes back."""
-        if rest.begun is not None:
-            self._write(lease, verb.begin(lease.job_id, lease.claim, rest.begun, anew=lease.anew))
-        if rest.ids and not lease.lost.is_set():
-            self._write(lease, verb.append(lease.job_id, lease.claim, rest.index, rest.ids, rest.text))
-
-    def _write(self, lease: Lease, call: Call[bool]) -> None:
-        """Write under the claim; if it is lost, stop the engine's work, whose end then ends the task."""
         with suppress(ClaimLostError):
-            if send_patiently(self._store, lease, call):
+            if all(send_patiently(self._store, lease, call) for call in calls_of(lease, rest)):
                 return
         self._leases.lose([lease.claim])
 

@@ -136,7 +136,8 @@ class Heartbeat:
             if claim not in known:
                 log.warning("%s was taken, but the answer was lost: released", job_id)
                 self._store.run(verb.release(job_id, claim, "answer_lost"))
-        if stale := self._leases.stale(HANDOVER_SECONDS):
+        stale = self._leases.stale(HANDOVER_SECONDS)
+        if not all(lease.lost.is_set() for lease in stale):
             self.on_unbegun()
         for lease in stale:
             log.warning("%s was begun by no task: released", lease.job_id)

@@ -32,7 +32,8 @@ class Piece:
 class Inbox:
     """A sink whose engine side never blocks. A writer takes pieces from it, one at a time; the task waits for the end.
 
-    `wake` is called when there is something to be taken at once: the first token, and whatever comes after `due()`.
+    `wake` is called when there is something to be written at once: what is no token, the first token, and any that
+    comes after `due()`.
     """
 
     def __init__(self, made: int, wake: Callable[[], None], due: Callable[[], float]) -> None:
@@ -46,7 +47,9 @@ class Inbox:
         self._ended: Ended | None = None
         self._failure: Exception | None = None
         self._first = True
-        self._taken = self._abandoned = False
+        self._sent: Piece | None = None
+        """Taken, and not known to be written."""
+        self._abandoned = False
         self._progressed_at = float("-inf")
 
     def begun(self, prompt_tokens: int) -> None:
@@ -82,38 +85,31 @@ class Inbox:
             self._changed.notify()
 
     def take(self, due: bool) -> Piece | None:
-        """What may be written now, later tokens only if it is `due`; nothing more until `written` is called.
+        """What is to be written now: the same again until it is `written`; later tokens only if they are `due`.
 
         Text without a token stays for the end, since only tokens have an index; and so does all once there is an end.
         """
         with self._changed:
-            if self._taken or self._abandoned or self._ended:
-                return None
-            if self._begun is not None:
-                piece = Piece(begun=self._begun)
-                self._begun = None
-            elif self._progress:
-                piece = Piece(progress=self._progress)
-                self._progress = None
-            elif self._ids and (due or self._first):
-                piece = self._tokens()
-                self._first = False
-            else:
-                return None
-            self._taken = True
-            return piece
+            if self._sent is None and not self._abandoned and not self._ended:
+                if self._begun is not None:
+                    self._sent, self._begun = Piece(begun=self._begun), None
+                elif self._progress:
+                    self._sent, self._progress = Piece(progress=self._progress), None
+                elif self._ids and (due or self._first):
+                    self._sent, self._first = self._all(), False
+            return self._sent
 
     def written(self) -> None:
-        """The piece that was taken is written."""
+        """What was taken is in Redis."""
         with self._changed:
-            self._taken = False
+            self._sent = None
             if self._ended:
                 self._changed.notify()
 
     def abandon(self, failure: Exception | None = None) -> None:
-        """Nothing more is written of it; `rest` does not wait for what was taken, and raises the failure, if any."""
+        """Nothing more is written of it, nor what was taken again; `rest` raises the failure, if there is one."""
         with self._changed:
-            self._abandoned = True
+            self._abandoned, self._sent = True, None
             self._failure = self._failure or failure
             self._changed.notify()
 
@@ -123,12 +119,12 @@ class Inbox:
         Raises what `abandon` was told.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or (self._ended and (self._abandoned or not self._taken)))
+            self._changed.wait_for(lambda: self._failure or (self._ended and self._sent is None))
             if self._failure:
                 raise self._failure
-            return self._tokens()
+            return self._all()
 
-    def _tokens(self) -> Piece:
+    def _all(self) -> Piece:
         ids, text = tuple(self._ids), "".join(self._text)
         piece = Piece(self._begun, None, self._index, ids, text, self._ended)
         self._begun = None

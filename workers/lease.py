@@ -57,6 +57,8 @@ class Leases:
         """Called for each claim that is lost: by this worker's own clock (True), or since Redis says so."""
         self.begins = 0
         """How often a task has begun."""
+        self.changes = 0
+        """How often one was dropped or reserved anew."""
         self._clock = clock
         self._jobs = 0
         self._leases: dict[str, Lease] = {}
@@ -95,6 +97,7 @@ class Leases:
         """Replace the bound that the queue knew by the exact count."""
         with self.changed:
             lease.tokens = tokens
+            self.changes += 1
             self.changed.notify_all()
 
     def drop(self, *claims: str) -> None:
@@ -106,6 +109,7 @@ class Leases:
                 self._jobs -= lease is not None and lease.taken is not None
             if before and not self._jobs:
                 self.idle.note(busy=False)
+            self.changes += 1
             self.changed.notify_all()
 
     def all(self) -> list[Lease]:
@@ -156,7 +160,8 @@ class Leases:
         now = self._clock()
         return [lease for lease in self.jobs() if not lease.begun and now - lease.since > seconds]
 
-    def wait_for_change(self, timeout_seconds: float) -> None:
-        """Wait until a lease is dropped or reserved anew, or the time is over."""
+    def wait_for_change(self, timeout_seconds: float, since: int | None = None) -> None:
+        """Wait until a lease is dropped or reserved anew (since `changes` was `since`), or the time is over."""
         with self.changed:
-            self.changed.wait(timeout_seconds)
+            seen = self.changes if since is None else since
+            self.changed.wait_for(lambda: self.changes != seen, timeout_seconds)

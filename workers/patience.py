@@ -18,11 +18,17 @@ LONGEST_RETRY_SECONDS = 2.0
 
 def send_patiently(store: Store, lease: Lease, call: Call[T]) -> T:
     """Send until Redis answers. Raises ClaimLostError once the lease ends: nothing written then would count."""
-    pause = RETRY_SECONDS
+    failures = 0
     while True:
         try:
             return store.run(call)
         except (StoreUnavailableError, StoreFullError):
-            if lease.lost.wait(pause * (0.5 + secrets.randbelow(100) / 100)):
+            if lease.lost.wait(pause_seconds(failures)):
                 raise ClaimLostError(f"{lease.job_id}: the lease ended before Redis answered") from None
-            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+            failures += 1
+
+
+def pause_seconds(failures: int) -> float:
+    """How long to wait before the next try, with jitter, if so many had failed before the one that just has."""
+    longest: float = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(failures, 10))
+    return longest * (0.5 + secrets.randbelow(100) / 100)

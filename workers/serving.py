@@ -18,6 +18,7 @@ from nowserving.job import rfc3339
 from nowserving.settings import Settings
 from nowserving.store import Store, connect
 from nowserving.verb import leave
+from workers import heartbeat
 from workers.drain import Drain
 from workers.gate import Closed, Verdict
 from workers.heartbeat import Heartbeat
@@ -61,7 +62,8 @@ class Serving(ABC):
         self._metrics.watch(self._figures)
         self._heartbeat.on_failure, self.leases.on_lost = metrics.missed_beat, metrics.lost
         self._heartbeat.on_unbegun = self._note_unbegun
-        self._begins_before: int | None = None
+        self._unbegun: tuple[float, int] | None = None
+        """When jobs were found that no task had begun, and how often one had by then."""
 
     def listen(self) -> None:
         """Open a port of its own, if it is to have one. Raises SettingsError."""
@@ -189,12 +191,13 @@ class Serving(ABC):
 
     def _note_unbegun(self) -> None:
         """Twice with no task begun in between: Celery's loop hangs, and would be handed jobs for ever."""
-        before, self._begins_before = self._begins_before, self.leases.begins
-        if before != self.leases.begins or self._draining.is_set():
-            return
-        self._failure = "Celery runs nothing that it is handed"
-        self._end(self._failure, os.EX_SOFTWARE)
-        self.stop_soon(at_once=True)  # who hangs does not hear that it is to stop
+        now, begins = time.monotonic(), self.leases.begins
+        if self._unbegun is None or self._unbegun[1] != begins:
+            self._unbegun = (now, begins)
+        elif now - self._unbegun[0] >= heartbeat.HANDOVER_SECONDS and not self._draining.is_set():
+            self._failure = "Celery runs nothing that it is handed"
+            self._end(self._failure, os.EX_SOFTWARE)
+            self.stop_soon()  # a loop that hangs does not hear of it
 
     def _stops(self) -> bool:
         """Whether nothing may be taken. What is handed to a Celery that does not consume would lie there."""

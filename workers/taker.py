@@ -99,10 +99,11 @@ class Taker:
         return verdict
 
     def _turn(self) -> None:
+        before = self._leases.changes
         verdict = self._judge()
         if verdict.closed:
             self._say(verdict.closed)
-            self._leases.wait_for_change(FULL_SECONDS if verdict.closed is Closed.SLOTS else LOOK_SECONDS)
+            self._leases.wait_for_change(FULL_SECONDS if verdict.closed is Closed.SLOTS else LOOK_SECONDS, before)
             return
         answer = self._take(verdict)
         if isinstance(answer, Unfit):

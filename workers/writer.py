@@ -6,7 +6,6 @@ A thread for each job would wait for Python as often as for Redis, and so would 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from nowserving.errors import ClaimLostError, NowservingError, StoreFullError, S
 from nowserving.store import Store
 from workers.inbox import Inbox, Piece
 from workers.lease import Lease, Leases
-from workers.patience import LONGEST_RETRY_SECONDS, RETRY_SECONDS
+from workers.patience import pause_seconds
 from workers.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -30,27 +29,10 @@ LONGEST_FLUSH_SECONDS = 0.25
 
 
 class Stream:
-    """A job that runs: what is written of it under its claim, and the piece that is under way."""
+    """A job that runs: what comes into its inbox is written under its claim."""
 
-    def __init__(self, lease: Lease, made: int, stopwatch: Stopwatch, writer: Writer) -> None:
-        self.lease, self.stopwatch = lease, stopwatch
-        self.inbox = Inbox(made, writer.wake, lambda: writer.due_at)
-        self.piece: Piece | None = None
-
-    def take(self, due: bool) -> Piece | None:
-        """What to write of it now: once more what was not answered, or something new."""
-        if self.lease.lost.is_set():
-            self.inbox.abandon()
-            self.piece = None
-        elif self.piece is None and (piece := self.inbox.take(due)):
-            self.stopwatch.note(piece)
-            self.piece = piece
-        return self.piece
-
-    def written(self) -> None:
-        """What was under way is in Redis."""
-        self.piece = None
-        self.inbox.written()
+    def __init__(self, lease: Lease, inbox: Inbox, stopwatch: Stopwatch) -> None:
+        self.lease, self.inbox, self.stopwatch = lease, inbox, stopwatch
 
 
 class Writer:
@@ -62,8 +44,8 @@ class Writer:
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._failures = 0
-        self.due_at = 0.0
-        """From when on later tokens are written, by the monotonic clock."""
+        self._due_at = 0.0
+        """From when on later tokens are written, by the monotonic clock: those that come after it wake."""
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -72,7 +54,7 @@ class Writer:
 
     def open(self, lease: Lease, made: int, stopwatch: Stopwatch) -> Stream:
         """Write from now on what comes into the stream's inbox; its first token is the job's token `made`."""
-        stream = Stream(lease, made, stopwatch, self)
+        stream = Stream(lease, Inbox(made, self._wake, lambda: self._due_at), stopwatch)
         with self._lock:
             self._streams[lease.claim] = stream
         return stream
@@ -87,76 +69,78 @@ class Writer:
         with self._lock:
             return list(self._streams.values())
 
-    def wake(self) -> None:
-        """There is something to be written at once."""
+    def _wake(self) -> None:
         if not self._woken.is_set():
             self._woken.set()
 
     def _run(self) -> None:
+        all_written = False
         while True:
-            # Whatever comes when it is due wakes it; what came before has to be waited for.
-            left_seconds = self.due_at - time.monotonic()
-            self._woken.wait(left_seconds if left_seconds > 0 else None)
+            # Tokens that came before they were due wake nobody. Only if a look found none, the next to come will.
+            self._woken.wait(None if all_written else max(0.0, self._due_at - time.monotonic()))
             self._woken.clear()
             try:
-                self._write()
+                all_written = self._write()
             except Exception:
                 log.exception("cannot write")
+                all_written = False
                 self._pause()
 
-    def _write(self) -> None:
-        due = time.monotonic() >= self.due_at
-        streams = [stream for stream in self.streams() if self._take(stream, due)]
-        if not streams:
-            return
+    def _write(self) -> bool:
+        """Write what there is to be written; whether it was all that there is, since there was nothing."""
+        due = time.monotonic() >= self._due_at
+        pieces = [(stream, piece) for stream in self.streams() if (piece := _take(stream, due))]
+        if not pieces:
+            return due
         if due:
             seconds = min(LONGEST_FLUSH_SECONDS, max(FLUSH_SECONDS, FLUSH_SECONDS_A_JOB * len(self._streams)))
-            self.due_at = time.monotonic() + seconds
-        answers = self._store.run_all([call_of(stream.lease, stream.piece) for stream in streams if stream.piece])
+            self._due_at = time.monotonic() + seconds
+        answers = self._store.run_all([call for stream, piece in pieces for call in calls_of(stream.lease, piece)])
         unanswered = False
-        for stream, answer in zip(streams, answers, strict=True):
-            unanswered |= isinstance(answer, StoreUnavailableError | StoreFullError)
-            self._note(stream, answer)
+        for (stream, piece), answer in zip(pieces, answers, strict=True):
+            if isinstance(answer, StoreUnavailableError | StoreFullError):
+                unanswered = True
+            else:
+                self._note(stream, piece, answer)
         if unanswered:
             self._pause()
         else:
             self._failures = 0
+        return False
 
-    def _take(self, stream: Stream, due: bool) -> bool:
-        try:
-            return stream.take(due) is not None
-        except Exception as error:
-            self._give_up(stream, error)
-            return False
-
-    def _note(self, stream: Stream, answer: bool | NowservingError) -> None:
-        if answer is True:
-            if not stream.piece or not stream.piece.ids:
-                self.wake()  # there may be tokens already that nobody wakes it for
-            stream.written()
-        elif answer is False or isinstance(answer, ClaimLostError):
+    def _note(self, stream: Stream, piece: Piece, answer: bool | NowservingError) -> None:
+        if isinstance(answer, ClaimLostError) or answer is False:
             self._leases.lose([stream.lease.claim])
             stream.inbox.abandon()
-        elif not isinstance(answer, StoreUnavailableError | StoreFullError):
-            self._give_up(stream, answer)
-
-    def _give_up(self, stream: Stream, error: Exception) -> None:
-        stream.lease.halt()
-        stream.inbox.abandon(error)
-        self.close(stream)
+        elif isinstance(answer, NowservingError):
+            stream.lease.halt()
+            stream.inbox.abandon(answer)
+        else:
+            stream.stopwatch.note(piece)
+            stream.inbox.written()
+            if not piece.ids:
+                self._wake()  # there may be tokens already, for which nobody does
 
     def _pause(self) -> None:
         """Before what was not answered is sent again."""
-        seconds = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2**self._failures)
-        self._failures = min(self._failures + 1, 10)
-        time.sleep(seconds * (0.5 + secrets.randbelow(100) / 100))
-        self._woken.set()
+        time.sleep(pause_seconds(self._failures))
+        self._failures += 1
+        self._wake()
 
 
-def call_of(lease: Lease, piece: Piece) -> Call[bool]:
-    """How a piece is written; of one that holds several things only the first."""
+def _take(stream: Stream, due: bool) -> Piece | None:
+    if stream.lease.lost.is_set():
+        stream.inbox.abandon()
+    return stream.inbox.take(due)
+
+
+def calls_of(lease: Lease, piece: Piece) -> list[Call[bool]]:
+    """How a piece is written."""
+    calls = []
     if piece.begun is not None:
-        return verb.begin(lease.job_id, lease.claim, piece.begun, anew=lease.anew)
+        calls.append(verb.begin(lease.job_id, lease.claim, piece.begun, anew=lease.anew))
     if piece.progress:
-        return verb.progress(lease.job_id, lease.claim, *piece.progress)
-    return verb.append(lease.job_id, lease.claim, piece.index, piece.ids, piece.text)
+        calls.append(verb.progress(lease.job_id, lease.claim, *piece.progress))
+    if piece.ids:
+        calls.append(verb.append(lease.job_id, lease.claim, piece.index, piece.ids, piece.text))
+    return calls

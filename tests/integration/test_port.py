@@ -66,13 +66,14 @@ def test_a_worker_is_ready_once_it_has_loaded_and_alive_before(
 
 
 def test_metrics_add_up(live: Store, redis_url: str, tmp_path: Path, eventually: Eventually) -> None:
-    with Worker(redis_url, tmp_path, noop(source="noop:200@0.02,1000/200000")) as worker:
+    with Worker(redis_url, tmp_path, noop(source="noop:200@0.05,1000/200000")) as worker:
         port = worker.port
         ids = [enqueue(live, "hello", parameters={"max_new_tokens": 20}) for _ in range(6)]
         eventually(lambda: statuses(live, ids) == {"running": 4, "queued": 2}, 20)
+        # A job that has just been taken is promised its bound, till its tokens are counted.
+        eventually(lambda: port.samples()[f"nowserving_worker_promised_bytes {MODEL}"] == 4 * 25 * 1000)
         told = port.samples()
         assert told[f"nowserving_worker_running {MODEL}"] == told[f"nowserving_worker_slots {MODEL}"] == 4
-        assert told[f"nowserving_worker_promised_bytes {MODEL}"] == 4 * 25 * 1000
         eventually(lambda: statuses(live, ids) == {"succeeded": 6}, 10)
         failed = enqueue(live, "hello", parameters={"max_new_tokens": 180}, timeout_seconds=1)
         large = enqueue(live, "hello", parameters={"max_new_tokens": 4000})

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from nowserving.answer import Taken
@@ -74,6 +76,17 @@ def test_a_deadline_is_not_slept_over_though_the_take_is_answered_late(leases: L
     clock.now += 4
     leases.lose_expired()
     assert leases.seconds_to_deadline() == 10
+
+
+@pytest.mark.parametrize("change", ["drop", "reserve"])
+def test_a_change_before_the_wait_is_not_waited_for(leases: Leases, change: str) -> None:
+    lease = taken(leases, "a")
+    before = leases.changes
+    leases.drop("a") if change == "drop" else leases.reserve(lease, 3)
+    began = time.monotonic()
+    leases.wait_for_change(60, before)
+    assert time.monotonic() - began < 30
+    leases.wait_for_change(0.001, leases.changes)
 
 
 def test_a_job_that_no_task_begins_is_stale(leases: Leases, clock: Clock) -> None:

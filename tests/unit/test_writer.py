@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -121,7 +122,7 @@ def test_beside_many_jobs_later_tokens_are_written_less_often(
     streams = [open_stream(f"job{index}") for index in range(jobs)]
     streams[0].inbox.tokens(0, [1], "a")
     writer._write()
-    assert writer.due_at - clock[0] == pytest.approx(seconds)
+    assert writer._due_at - clock[0] == pytest.approx(seconds)
 
 
 def test_nobody_is_woken_but_for_what_is_to_be_written_at_once(
@@ -228,7 +229,35 @@ def test_what_redis_refuses_of_one_job_fails_that_job_alone(
         one.inbox.rest()
     two.inbox.ended(END)
     assert two.inbox.rest().index == 1
-    assert writer.streams() == [two]
+    store.answers = lambda call: True
+    writer._due_at = 0.0
+    assert writer._write() is True
+
+
+def test_tokens_that_become_due_while_others_are_written_do_not_wait_for_more(
+    store: ScriptedStore, leases: Leases
+) -> None:
+    writer = Writer(cast(Any, store), leases)
+    writer.start()
+    job = cast(Job, type("AJob", (), {"takes": 2, "started_at": None}))
+    one, two = (writer.open(lease_of(leases, name), 0, Stopwatch(JobMetrics("m"), job, 0.0)) for name in ("one", "two"))
+    written = threading.Event()
+
+    def answers(call: Call[bool]) -> Answer:
+        if call.args[0] == "two":
+            while time.monotonic() < writer._due_at:
+                threading.Event().wait(0.001)
+        elif call.args[2] == 1:
+            written.set()
+        return True
+
+    store.answers = answers
+    one.inbox.tokens(0, [5], "a")
+    while not writer._due_at:
+        threading.Event().wait(0.001)
+    one.inbox.tokens(1, [6], "b")
+    two.inbox.tokens(0, [5], "a")
+    assert written.wait(10)
 
 
 def test_its_thread_outlives_a_failure_of_its_own(store: ScriptedStore, leases: Leases) -> None:

@@ -188,7 +188,7 @@ class Prompts:
         """Put the batch's new keys and values into their caches; given are those of all of the step's segments."""
         caches = [part.cache.keys[layer][:, : part.end] for part in self._segments]
         caches += [part.cache.values[layer][:, : part.end] for part in self._segments]
-        # One call, since each would have to wait for the interpreter, as torch's optimizers have it.
+        # One call: between two, other threads may take the interpreter. (torch's optimizers use it for its speed.)
         torch._foreach_copy_(caches, [keys[at] for at in self._together] + [values[at] for at in self._together])
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:

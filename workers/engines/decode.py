@@ -49,7 +49,7 @@ class DecodeTable:
 
     def set(self, segments: Sequence[Segment]) -> None:
         """Describe the next step: one token of each segment. Copies to the device without waiting for it."""
-        # A place says all there is in a column: it is right also for a cache that took another's place.
+        # A place says all there is in a column, which so is right also for a cache where another was.
         order = [segment.cache.place for segment in segments]
         if order != self._order:
             self._point(order, [segment.cache for segment in segments])

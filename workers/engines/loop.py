@@ -194,8 +194,8 @@ class Loop:
             prompts = any(tokens > 1 for _, tokens in plan)
             self._advance(plan, picked)
             now = time.monotonic()
-            self._pace.note(sum(tokens for _, tokens in plan), now - began)
             if prompts:
+                self._pace.note(sum(tokens for _, tokens in plan), now - began)
                 self._pace.rest(now - began, now)
         self._forget()
 

@@ -17,7 +17,7 @@ GATHER_SECONDS = 0.1
 
 
 class Pace:
-    """Learns from each step how many tokens fit into one.
+    """Learns from each step with prompts how many tokens fit into one.
 
     A step costs something for itself, and something for each token: so what fits is at least what a token's share of
     a step says, and more of it is known to be too much only once a step has taken too long.
@@ -33,7 +33,7 @@ class Pace:
         return max(FEWEST_TOKENS, min(MOST_TOKENS, int(self._tokens)))
 
     def note(self, tokens: int, seconds: float) -> None:
-        """Learn that a step of so many tokens took so long."""
+        """Learn that a step of so many tokens, some of them prompts', took so long."""
         if tokens < NOTED_TOKENS or seconds <= 0:
             return
         fit = STEP_SECONDS * tokens / seconds
@@ -47,7 +47,7 @@ class Pace:
         self._gather_until = now + min(GATHER_SECONDS, seconds)
 
     def gathers(self, tokens: int, newest: float, now: float) -> bool:
-        """Whether prompts of so many tokens, the `newest` of which came then, wait for more.
+        """Whether prompts of so many tokens wait for more, if the `newest` job came then.
 
         A step with prompts is launched piece by piece and keeps the interpreter busy, so that jobs which come one after
         the other would come slowly, and cost a step each. A step's worth of tokens never waits.

@@ -28,7 +28,7 @@ class StopMatcher:
     def feed(self, text: str) -> tuple[str, bool]:
         """Take a piece; give the text that is certain now, and whether a stop string was met: then nothing follows."""
         if len(self._next) == 1:
-            return text, False  # there are none: of most jobs, and of each of their tokens
+            return text, False  # no stop strings, as with most jobs
         whole = self._held + text
         for end, letter in enumerate(text, len(self._held) + 1):
             self._state = self._step(self._state, letter)

@@ -55,7 +55,6 @@ class Characters:
         """How many characters of these tokens' text have been given."""
         self._pending = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._in_bytes = False
 
     def feed(self, token: int) -> str:
         """Take a token; give the characters that are whole with it."""
@@ -64,8 +63,7 @@ class Characters:
             return self._feed_byte(token, byte)
         if self._pieces.is_silent(token):
             return ""
-        broken = self._utf8.decode(b"", final=True) if self._in_bytes else ""
-        self._in_bytes = False
+        broken = self._utf8.decode(b"", final=True)
         self._tokens.append(token)
         self._pending += 1
         text = self._pieces.spell(self._tokens)
@@ -87,7 +85,6 @@ class Characters:
         self._tokens = [token]
         self._shown, self._pending = len(self._pieces.spell(self._tokens)), 0
         text = self._utf8.decode(bytes([byte]))
-        self._in_bytes = True
         # Some tokenizers leave out the text's first space.
         return before + (text if self._shown or not first else "")
 
