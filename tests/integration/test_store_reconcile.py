@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 import pytest
 
@@ -353,7 +352,7 @@ def test_a_page_keeps_redis_no_longer_than_some_thousand_reads_of_a_record(redis
     def usec(call: Callable[[], object], command: str) -> int:
         store.client.config_resetstat()
         call()
-        stats = cast(dict[str, Any], store.client.info("commandstats"))
+        stats = store.client.info("commandstats")
         return int(stats[f"cmdstat_{command}"]["usec"])
 
     pages, reads = [], []
