@@ -5,7 +5,6 @@ import pytest
 from bench.bare import OpenAIServer
 from bench.contest import WAYS, Plan, measure
 from bench.engine import describe
-from bench.paced import STEP_SECONDS
 from bench.ways import Generate
 from tests.scripted_server import ScriptedServer
 
@@ -41,12 +40,13 @@ def test_an_openai_compatible_server_answers_beside_them(extras: list[str]) -> N
     assert ("ignore_eos" in asked) == bool(extras)
 
 
-def test_a_simulated_card_takes_its_time_and_the_report_says_that_it_is_none() -> None:
+def test_a_simulated_card_takes_its_time_and_the_report_says_that_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.paced.STEP_SECONDS", 0.2)
     plan = Plan("paced-8b", jobs=(3,), tokens=5, rounds=1, ways=("engine",))
     measured = measure(plan)
     run = measured.rounds[0][3]["engine"]
     assert (run.jobs, run.tokens) == (3, 15)
-    assert run.seconds >= 5 * STEP_SECONDS
+    assert run.seconds >= 5 * 0.2
     assert "No card was there" in describe(plan, measured, "")
     assert "No card was there" not in describe(PLAN, measured, "")
 
