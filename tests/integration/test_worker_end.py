@@ -59,7 +59,8 @@ def names(live: Store) -> list[str]:
 
 
 def test_a_killed_workers_eight_jobs_are_taken_over_in_time(live: Store, start: Start, eventually: Eventually) -> None:
-    worker, ids = run_eight(live, start, eventually)
+    slower = noop(slots=8, source=f"noop:{TOKENS}@0.5")  # so that none ends while the other worker starts
+    worker, ids = run_eight(live, start, eventually, catalog=slower)
     start()
     eventually(lambda: ready(live, 2), 30)
     worker.kill()
