@@ -19,9 +19,9 @@ from bench.machine import describe_device, describe_machine
 from bench.model import DTYPES, PACED
 
 SIMULATED = """\
-**No card was there.** Engine, worker and stack are real; for a device, each step waits as long as an NVIDIA H200 takes
-for random-8b, or is supposed to take for prompts (bench/paced.py). Only the ratio of stack to engine says something,
-and nothing the floor below."""
+**No card was there.** Engine, worker and stack are real; for a device, each step waits at least as long as an NVIDIA
+H200 takes for random-8b, or is supposed to take for prompts (bench/paced.py), and what the engine itself takes comes on
+top: "decoding" tells how long a step was. What this is about is the whole stack beside the bare engine."""
 
 
 def main() -> int:
@@ -49,24 +49,30 @@ def main() -> int:
 
 def describe(plan: Plan, measured: Measured, command: str) -> str:
     """The report in Markdown."""
-    simulated = f"\n{SIMULATED}\n" if plan.model in PACED else ""
+    simulated = plan.model in PACED
+    note = f"\n{SIMULATED}\n" if simulated else ""
+    floor = "" if simulated else _floor(plan, measured)
     lengths = [length for prompts in measured.prompts.values() for length in prompts]
     return f"""\
 `{command}`
-{simulated}
-{ways_table(measured.rounds, measured.prompts, plan.tokens, measured.floor)}
+{note}
+{ways_table(measured.rounds, measured.prompts, plan.tokens, None if simulated else measured.floor)}
 
 Medians of {len(measured.rounds)} rounds, in brackets the least and the most ratio; prompts of {min(lengths)} to
 {max(lengths)} tokens, {plan.tokens} new tokens each, greedy; {plan.model} in {plan.kind}.
-
-What decoding must read, at {measured.floor.bytes_per_second / 1e9:.1f} GB/s (the best of some tries in each round):
-
-{floor_table(measured.prompts, plan.tokens, measured.floor)}
-
+{floor}
 ```
 {describe_device(plan.device, plan.threads)}
 {describe_machine(measured.others_cores)}
 ```"""
+
+
+def _floor(plan: Plan, measured: Measured) -> str:
+    return f"""
+What decoding must read, at {measured.floor.bytes_per_second / 1e9:.1f} GB/s (the best of some tries in each round):
+
+{floor_table(measured.prompts, plan.tokens, measured.floor)}
+"""
 
 
 def _plan(options: argparse.Namespace) -> Plan:

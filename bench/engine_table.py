@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from statistics import median
 
 from bench.bandwidth import Floor
@@ -17,6 +18,7 @@ Prompts = Mapping[int, Sequence[int]]
 """By the number of jobs, how many tokens each prompt has: the first round's."""
 
 NAMES = [way.name for way in (Generate, StaticBatch, BareEngine, WholeStack, OpenAIServer)]
+CEILING = "of the ceiling"
 HEAD = (
     "jobs",
     "way",
@@ -26,18 +28,21 @@ HEAD = (
     "first token p50, ms",
     "p99, ms",
     "decoding, tokens/s",
-    "of the ceiling",
+    CEILING,
     "tokens a CPU second",
     "texts as one by one",
 )
 
 
-def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor: Floor) -> str:
-    """A line for each number of jobs and way; texts are compared with those of one by one."""
+def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor: Floor | None) -> str:
+    """A line for each number of jobs and way; texts are compared with those of one by one.
+
+    Without a floor nothing is said of a ceiling.
+    """
     lines = [HEAD]
     for jobs, ways in rounds[0].items():
-        ceiling = floor.tokens_per_second(prompts[jobs], new_tokens)
-        alone = floor.tokens_per_second(prompts[jobs][:1], new_tokens)
+        ceiling = floor.tokens_per_second(prompts[jobs], new_tokens) if floor else inf
+        alone = floor.tokens_per_second(prompts[jobs][:1], new_tokens) if floor else inf
         for name in sorted(ways, key=NAMES.index):
             runs = [figures[jobs][name] for figures in rounds]
             lines.append(
@@ -53,7 +58,8 @@ def ways_table(rounds: Sequence[Round], prompts: Prompts, new_tokens: int, floor
                     _same(rounds, jobs, name),
                 )
             )
-    return markdown(lines)
+    said = [column for column, name in enumerate(HEAD) if floor or name != CEILING]
+    return markdown([[line[column] for column in said] for line in lines])
 
 
 def floor_table(prompts: Prompts, new_tokens: int, floor: Floor) -> str:
@@ -75,7 +81,7 @@ def floor_table(prompts: Prompts, new_tokens: int, floor: Floor) -> str:
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table, aligned to be read as it is; the first line is its head, numbers are to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    left = [column == HEAD.index("way") and lines[0] == HEAD for column in range(len(widths))]
+    left = [name == "way" for name in lines[0]]
     rows = ["| " + " | ".join(_pad(*cell) for cell in zip(line, widths, left, strict=True)) + " |" for line in lines]
     rule = "|" + "|".join("-" * (width + 1) + ("-" if side else ":") for width, side in zip(widths, left, strict=True))
     return "\n".join([rows[0], rule + "|", *rows[1:]])

@@ -18,7 +18,7 @@ JOBS = 200
 NEW_TOKENS = 500
 PROMPT_BYTES = 300
 TOKENS_AN_EVENT = 2
-"""A worker writes a job's tokens every 50 ms: 40 tokens a second make two an event."""
+"""A worker with few jobs writes a job's tokens every 50 ms: 40 tokens a second make two an event."""
 COLLAPSED_AFTER_SECONDS = 31.0
 MODEL = "memory"
 WORKER = "bench"

@@ -20,8 +20,8 @@ from workers.engines.transformers import TransformersEngine
 
 STEP_SECONDS = 0.0059
 SECONDS_A_ROW = 0.000018
-"""So that decoding, with what the engine itself takes, goes as on an NVIDIA H200 with random-8b in bfloat16: 6.0 ms a
-step for one job, 9.8 for 128 (bench/results/nvidia-h200-random-8b.md)."""
+"""By what decoding took on an NVIDIA H200 with random-8b in bfloat16, where 6.0 ms a step for one job, and 9.8 for 128,
+have the engine's own share in them, some 1.7 ms for 128 (bench/results/nvidia-h200-random-8b.md)."""
 SECONDS_A_PROMPT_TOKEN = 0.00003
 """Not measured: 16 GFLOP at 530 TFLOP/s."""
 LAUNCHED_TOKENS = 2

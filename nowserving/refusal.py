@@ -35,9 +35,17 @@ def code_of(error: object) -> str:
     return found[1] if found else ""
 
 
+def is_away(error: Exception) -> bool:
+    """Whether it is about Redis or the way there, not about what was to be sent."""
+    return isinstance(error, redis.RedisError | OSError) and not isinstance(error, redis.DataError)
+
+
 def explain(error: Exception) -> NowservingError:
     """Turn an error of redis-py into one of ours."""
     code = code_of(error)
+    if not is_away(error):
+        log.error("a call could not be sent: %r", error)
+        return NowservingError(f"a call could not be sent: {error}")
     if code == FULL:
         return StoreFullError("Redis has reached its maxmemory and takes no more jobs for now")
     if isinstance(error, redis.ResponseError) and code not in PASSING:

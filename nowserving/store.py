@@ -19,7 +19,7 @@ from nowserving import keys
 from nowserving.call import Call
 from nowserving.errors import NowservingError, UnsuitableRedisError
 from nowserving.primary import greet, greet_async, leave, leave_async
-from nowserving.refusal import DEMOTED, FORGOTTEN, code_of, explain
+from nowserving.refusal import DEMOTED, FORGOTTEN, code_of, explain, is_away
 from nowserving.trip import Arrived, Replicas, Script, Trips
 
 T = TypeVar("T")
@@ -136,8 +136,11 @@ class Store:
             pipeline.execute_command(command, named, 0, self.now, *call.args)
         try:
             answers: list[Any] = pipeline.execute(raise_on_error=False)
-        except (redis.RedisError, OSError) as error:
-            return [error] * len(calls)
+        except Exception as error:
+            if len(calls) == 1 or is_away(error):
+                return [error] * len(calls)
+            # One of them holds what cannot be sent: each by itself.
+            return [answer for call in calls for answer in self._send([call], command)]
         return answers
 
     def refused(self, error: Exception) -> NowservingError:

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import numpy
 from kombu.asynchronous import get_event_loop
 
 from nowserving.catalog import Model
@@ -109,6 +111,27 @@ class Starting(Hazard):
                 self.progress("load", int(line) / 100)
             done = len(lines)
             time.sleep(0.01)
+
+
+class Poisoning(Hazard):
+    """Tells of the prompt `begun` or `text` what cannot be written; every other job is to go on."""
+
+    def submit(self, prepared: Prepared, sink: Sink) -> None:
+        """See Engine."""
+        words = prepared.prompt.input.prompt
+        super().submit(prepared, _Poisoned(sink, str(words)) if words in ("begun", "text") else sink)
+
+
+class _Poisoned:
+    def __init__(self, sink: Sink, what: str) -> None:
+        self._sink, self._what = sink, what
+        self.progress, self.ended = sink.progress, sink.ended
+
+    def begun(self, prompt_tokens: int) -> None:
+        self._sink.begun(cast(Any, numpy.int64(prompt_tokens)) if self._what == "begun" else prompt_tokens)
+
+    def tokens(self, index: int, ids: Sequence[int], text: str) -> None:
+        self._sink.tokens(index, ids, cast(Any, None) if self._what == "text" and index == 3 else text)
 
 
 class Blocking(Hazard):

@@ -44,6 +44,11 @@ class Generation:
         """Be ready to run jobs."""
         self._writer.start()
 
+    @property
+    def dead(self) -> bool:
+        """Whether nothing of what the engine makes would be written any more."""
+        return self._writer.dead
+
     def abandon(self, error: EngineError) -> None:
         """The engine has died: end with this error all jobs that it has not ended itself."""
         self._dead = error  # before the look at those that are there: who comes later sees it

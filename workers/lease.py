@@ -39,7 +39,7 @@ class Lease:
         """Make the engine drop the job; what a user's engine raises at that must stop no thread of ours."""
         try:
             self.stop()
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("%s: the engine failed to cancel it", self.job_id)
 
 
@@ -84,9 +84,11 @@ class Leases:
             return lease
 
     def begin(self, claim: str) -> Lease:
-        """A task starts on it. Raises ClaimLostError if it is unknown, lost, or begun already."""
+        """A task starts on it. Raises ClaimLostError if it is unknown, lost (then it is dropped), or begun already."""
         with self.changed:
             lease = self._leases.get(claim)
+            if lease is not None and lease.lost.is_set() and not lease.begun:
+                self.drop(claim)
             if lease is None or lease.begun or lease.lost.is_set():
                 raise ClaimLostError(f"claim {claim} is not a valid claim of this worker")
             lease.begun = True

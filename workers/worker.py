@@ -111,7 +111,8 @@ class Worker(Serving):
         with self._once:
             if self._failure or self._signed_off.is_set():
                 return
-            self._failure = health.reason or f"no step in {self._progress.limit_seconds:g} s"
+            unwritten = "the writer's thread has ended" if self._generation.dead else ""
+            self._failure = health.reason or unwritten or f"no step in {self._progress.limit_seconds:g} s"
         self._state, self._closed = "failed", Closed.ENGINE
         sentence = f"the engine is dead: {self._failure}"
         if not health.alive:
@@ -145,7 +146,7 @@ class Worker(Serving):
         if self._capacity is None:
             return True
         health = self._engine.health()
-        return self._progress.note(health.steps) and health.alive
+        return self._progress.note(health.steps) and health.alive and not self._generation.dead
 
     def _renews(self) -> bool:
         """Not while the engine hangs: others are to get its jobs. One that has died gives them back itself."""

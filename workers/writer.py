@@ -1,6 +1,6 @@
 """The writer: one thread that writes to Redis what the engine makes of all jobs, in as few trips as can be.
 
-A thread for each job would wait for Python as often as for Redis, and so would the engine's thread for them.
+Threads that each write for one job would wait for the interpreter's lock, and the engine's thread for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workers.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.05
-"""The first token of a job is written at once, later ones of all jobs together, so long after the last at most."""
+"""The first token of a job is written at once, later ones of all jobs together, with so long between two such trips."""
 FLUSH_SECONDS_A_JOB = 0.0025
 LONGEST_FLUSH_SECONDS = 0.25
 """With more than twenty jobs that is longer: writing for all must leave the engine's thread its share of Python."""
@@ -64,6 +64,11 @@ class Writer:
         with self._lock:
             self._streams.pop(stream.lease.claim, None)
 
+    @property
+    def dead(self) -> bool:
+        """Whether its thread has ended, which it never should."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def streams(self) -> Sequence[Stream]:
         """Those that are open."""
         with self._lock:
@@ -89,15 +94,15 @@ class Writer:
     def _write(self) -> bool:
         """Write what there is to be written; whether it was all that there is, since there was nothing."""
         due = time.monotonic() >= self._due_at
-        pieces = [(stream, piece) for stream in self.streams() if (piece := _take(stream, due))]
+        pieces = [(stream, *taken) for stream in self.streams() if (taken := self._take(stream, due))]
         if not pieces:
             return due
         if due:
             seconds = min(LONGEST_FLUSH_SECONDS, max(FLUSH_SECONDS, FLUSH_SECONDS_A_JOB * len(self._streams)))
             self._due_at = time.monotonic() + seconds
-        answers = self._store.run_all([call for stream, piece in pieces for call in calls_of(stream.lease, piece)])
+        answers = self._store.run_all([call for _, _, call in pieces])
         unanswered = False
-        for (stream, piece), answer in zip(pieces, answers, strict=True):
+        for (stream, piece, _), answer in zip(pieces, answers, strict=True):
             if isinstance(answer, StoreUnavailableError | StoreFullError):
                 unanswered = True
             else:
@@ -108,30 +113,38 @@ class Writer:
             self._failures = 0
         return False
 
+    def _take(self, stream: Stream, due: bool) -> tuple[Piece, Call[bool]] | None:
+        """What to write of it now, and how. What a user's engine has put there must stop no other job's writing."""
+        if stream.lease.lost.is_set():
+            stream.inbox.abandon()
+        try:
+            piece = stream.inbox.take(due)
+            return (piece, calls_of(stream.lease, piece)[0]) if piece else None
+        except Exception as error:
+            self._give_up(stream, error)
+            return None
+
     def _note(self, stream: Stream, piece: Piece, answer: bool | NowservingError) -> None:
         if isinstance(answer, ClaimLostError) or answer is False:
             self._leases.lose([stream.lease.claim])
             stream.inbox.abandon()
         elif isinstance(answer, NowservingError):
-            stream.lease.halt()
-            stream.inbox.abandon(answer)
+            self._give_up(stream, answer)
         else:
             stream.stopwatch.note(piece)
             stream.inbox.written()
             if not piece.ids:
                 self._wake()  # there may be tokens already, for which nobody does
 
+    def _give_up(self, stream: Stream, error: Exception) -> None:
+        stream.lease.halt()
+        stream.inbox.abandon(error)
+
     def _pause(self) -> None:
         """Before what was not answered is sent again."""
         time.sleep(pause_seconds(self._failures))
         self._failures += 1
         self._wake()
-
-
-def _take(stream: Stream, due: bool) -> Piece | None:
-    if stream.lease.lost.is_set():
-        stream.inbox.abandon()
-    return stream.inbox.take(due)
 
 
 def calls_of(lease: Lease, piece: Piece) -> list[Call[bool]]:

@@ -91,6 +91,20 @@ def test_an_engine_that_cannot_be_made_ends_the_worker_at_once(live: Store, star
     assert workers(live) == []
 
 
+@pytest.mark.parametrize("poison", ["begun", "text"])
+def test_what_cannot_be_written_of_one_job_fails_that_job_alone(
+    live: Store, start: Start, eventually: Eventually, poison: str
+) -> None:
+    start(catalog("tests.engines:Poisoning", "noop:60@0.05"))
+    good = [enqueue(live, parameters={"max_new_tokens": 60}) for _ in range(3)]
+    eventually(lambda: all(look(live, job_id).generated > 2 for job_id in good), 30)
+    bad = enqueue(live, poison, parameters={"max_new_tokens": 60})
+    eventually(lambda: look(live, bad).status is Status.FAILED, 10)
+    assert {look(live, job_id).status for job_id in good} == {Status.RUNNING}
+    eventually(lambda: statuses(live, good) == {"succeeded": 3}, 20)
+    assert {look(live, job_id).takes for job_id in good} == {1}
+
+
 def test_a_worker_whose_celery_hangs_gives_back_what_it_takes_and_ends(
     live: Store, start: Start, eventually: Eventually
 ) -> None:

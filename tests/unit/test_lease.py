@@ -78,6 +78,25 @@ def test_a_deadline_is_not_slept_over_though_the_take_is_answered_late(leases: L
     assert leases.seconds_to_deadline() == 10
 
 
+def test_one_that_is_lost_before_a_task_begins_is_dropped_when_one_tries(leases: Leases) -> None:
+    taken(leases, "a")
+    taken(leases, "b")
+    leases.begin("b")
+    leases.lose(["a", "b"])
+    for claim in ("a", "b"):
+        with pytest.raises(ClaimLostError):
+            leases.begin(claim)
+    assert [lease.claim for lease in leases.jobs()] == ["b"]
+
+
+def test_an_engine_that_would_end_the_thread_which_cancels_does_not(leases: Leases) -> None:
+    def stop() -> None:
+        raise SystemExit("no")
+
+    taken(leases, "a").stop = stop
+    leases.lose(["a"])
+
+
 @pytest.mark.parametrize("change", ["drop", "reserve"])
 def test_a_change_before_the_wait_is_not_waited_for(leases: Leases, change: str) -> None:
     lease = taken(leases, "a")

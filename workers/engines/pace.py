@@ -11,9 +11,10 @@ MOST_CHANGE = 4
 """By one step, up or down: a machine that stood still meanwhile, or ran ahead, says little."""
 NOTED_TOKENS = 16
 """Steps of fewer tokens say little of what a token costs: there, reading the weights takes most of the time."""
-QUIET_SECONDS = 0.02
 GATHER_SECONDS = 0.1
-"""So long new prompts wait at most for others to share a step with, while decode steps are replayed."""
+"""So long new prompts wait at most for others to share a step with, while decode steps are replayed as CUDA graphs."""
+QUIET_SECONDS = 0.02
+"""Once no job has come for so long, none is waited for."""
 
 
 class Pace:
