@@ -105,8 +105,11 @@ class Writer:
         for (stream, piece, _), answer in zip(pieces, answers, strict=True):
             if isinstance(answer, StoreUnavailableError | StoreFullError):
                 unanswered = True
-            else:
+                continue
+            try:
                 self._note(stream, piece, answer)
+            except Exception as error:
+                self._give_up(stream, error)
         if unanswered:
             self._pause()
         else:

@@ -234,6 +234,20 @@ def test_what_redis_refuses_of_one_job_fails_that_job_alone(
     assert writer._write() is True
 
 
+def test_what_cannot_be_counted_of_one_job_fails_that_job_alone(
+    writer: Writer, store: ScriptedStore, open_stream: Callable[[str], Stream]
+) -> None:
+    one, two = open_stream("one"), open_stream("two")
+    one.inbox.begun(cast(Any, "three"))  # Redis takes it, the metrics do not
+    two.inbox.begun(3)
+    writer._write()
+    with pytest.raises(TypeError):
+        one.inbox.rest()
+    two.inbox.ended(END)
+    assert two.inbox.rest().begun is None
+    assert len(store.trips) == 1
+
+
 def test_tokens_that_become_due_while_others_are_written_do_not_wait_for_more(
     store: ScriptedStore, leases: Leases
 ) -> None:
