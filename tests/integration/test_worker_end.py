@@ -24,6 +24,8 @@ Start = Callable[..., WorkerProcess]
 LEASE_SECONDS = 2.0
 TOKENS = 50
 SLOW = noop(slots=8, source=f"noop:{TOKENS}@0.06")
+SLOWER = noop(slots=8, source=f"noop:{TOKENS}@0.5")
+"""For the first of two workers: none of its jobs ends while the other one starts, however slow the machine is."""
 LONG = {"max_new_tokens": TOKENS}
 CALM = (TOKENS, " ".join(f"w{index}" for index in range(TOKENS)), 1)
 """What a job's stream tells when nothing happens to it: its tokens, their text, one terminal event."""
@@ -59,8 +61,7 @@ def names(live: Store) -> list[str]:
 
 
 def test_a_killed_workers_eight_jobs_are_taken_over_in_time(live: Store, start: Start, eventually: Eventually) -> None:
-    slower = noop(slots=8, source=f"noop:{TOKENS}@0.5")  # so that none ends while the other worker starts
-    worker, ids = run_eight(live, start, eventually, catalog=slower)
+    worker, ids = run_eight(live, start, eventually, catalog=SLOWER)
     start()
     eventually(lambda: ready(live, 2), 30)
     worker.kill()
@@ -133,7 +134,7 @@ def test_fifty_running_jobs_are_canceled_and_their_slots_free_within_a_second(
 def test_a_worker_that_stalls_finds_its_claims_lost_and_writes_nothing(
     live: Store, start: Start, eventually: Eventually
 ) -> None:
-    stalled, ids = run_eight(live, start, eventually)
+    stalled, ids = run_eight(live, start, eventually, catalog=SLOWER)
     start()
     eventually(lambda: ready(live, 2), 30)
     stalled.send(signal.SIGSTOP)
