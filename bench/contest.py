@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -111,6 +112,8 @@ def measure(plan: Plan) -> Measured:
             for number in range(plan.rounds)
         ]
         _warm_up(ways, asked[0])
+        gc.collect()
+        gc.freeze()  # as a worker does: else a collection would fall into some rounds of the ways in this process
         watch = Watch(stacks)
         rounds, others_cores = [], []
         for number, chats in enumerate(asked):

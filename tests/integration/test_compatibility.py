@@ -29,7 +29,8 @@ from tests.worker_process import MODEL, WorkerProcess, look, noop, ready, status
 Eventually = Callable[..., None]
 
 TOKENS = 40
-SOURCE = noop(slots=4, source=f"noop:{TOKENS}@0.08")
+SOURCE = noop(slots=4, source=f"noop:{TOKENS}@0.2")
+"""Slow enough that jobs outlast the start of a worker on a busy machine."""
 TEXT = " ".join(f"w{index}" for index in range(TOKENS))
 HOOK = "https://93.184.215.14/hook"
 """An address that nobody looks up; the jobs here are over before a deliverer is there to call it."""

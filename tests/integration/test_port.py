@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.mailbox import Mailbox
 from tests.redis_server import RedisServer
 from tests.scrape import OwnPort, documented, families
 from tests.worker_process import MODEL, WorkerProcess, enqueue, look, noop, statuses
-from workers.port import MOST_CONNECTIONS, Port
+from workers.port import IDLE_SECONDS, MOST_CONNECTIONS, Port
 
 Eventually = Callable[..., None]
 Start = Callable[..., OwnPort]
@@ -246,16 +247,16 @@ def port() -> Iterator[Port]:
 
 def test_connections_that_say_nothing_keep_no_probe_out(port: Port) -> None:
     before = threading.active_count()
-    held = [socket.create_connection(("127.0.0.1", port.number)) for _ in range(3 * MOST_CONNECTIONS)]
-    for connection in held[::2]:
-        connection.send(b"GET /health/live HTT")
-    began = time.monotonic()
-    for _ in range(5):
-        assert OwnPort(port.number).probe("live") == (200, "")
-    assert time.monotonic() - began < 1
-    assert threading.active_count() - before <= MOST_CONNECTIONS + 2
-    for connection in held:
-        connection.close()
+    with ExitStack() as held:
+        for index in range(3 * MOST_CONNECTIONS):
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", port.number)))
+            if index % 2:
+                connection.send(b"GET /health/live HTT")
+        began = time.monotonic()
+        for _ in range(5):
+            assert OwnPort(port.number).probe("live") == (200, "")
+        assert time.monotonic() - began < IDLE_SECONDS  # the connections are still held
+        assert threading.active_count() - before <= MOST_CONNECTIONS + 2
 
 
 def test_a_scrape_that_hangs_keeps_one_thread_and_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,6 @@ class TransformersEngine:
         if self._failure is not None:
             raise self._failure
         if self._warms_up:
-            self._progress("warm-up", None)
             try:
                 warm_up(self, self._ready_model().vocabulary)
             except BaseException:
@@ -160,6 +159,8 @@ class TransformersEngine:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         loaded = self._load()
+        if self._warms_up:
+            self._progress("warm-up", None)
         decoder = make_decoder(loaded, self._slots) if self._attend_by == "auto" else None
         step = most_step_bytes(loaded, self._slots) + (decoder.nbytes if decoder else 0)
         budget = self._budget_bytes or budget_bytes(loaded, self._memory_fraction, step)
