@@ -119,7 +119,7 @@ def mailbox() -> Iterator[Mailbox]:
 def eventually() -> Eventually:
     """`eventually(predicate, seconds)`: wait until it is true; an AssertionError in it counts as not yet."""
 
-    def wait(predicate: Callable[[], object], seconds: float = 5.0) -> None:
+    def wait(predicate: Callable[[], object], seconds: float = 15.0) -> None:
         until = time.monotonic() + seconds
         while True:
             try:

@@ -23,7 +23,7 @@ from tests.up_process import ROOT, eventually, find_started, make_env
 @pytest.mark.timeout(300)
 def test_the_demo_shows_six_texts_and_a_takeover_and_leaves_nothing(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "nowserving.cli", "demo", "--max-new-tokens", "24", "--limit-seconds", "240"],
+        [sys.executable, "-m", "nowserving.cli", "demo", "--max-new-tokens", "16", "--limit-seconds", "240"],
         env={**make_env(tmp_path), "TMPDIR": str(tmp_path)},
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
@@ -44,7 +44,7 @@ def test_the_demo_shows_six_texts_and_a_takeover_and_leaves_nothing(tmp_path: Pa
     assert told, result.stdout
     assert told[1] != told[3]
     assert int(told[4]) == int(told[2]) + 1
-    assert "24 tokens, 0 twice, 0 missing; the same text as undisturbed: yes." in second_half
+    assert "16 tokens, 0 twice, 0 missing; the same text as undisturbed: yes." in second_half
     assert re.search(r"A webhook for the first chat arrived \d+ ms after its end, signature verified\.", second_half)
     assert result.stdout.splitlines()[-1] == "accepted 7 · done 7 · lost 0 · twice 0"
     assert find_started(tmp_path) == {}

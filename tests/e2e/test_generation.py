@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 MODELS = '[models.smollm2]\nengine = "transformers"\nsource = "builtin:smollm2"\nslots = 8\nthreads = 1\n'
-SUBJECTS = ("dogs", "cats", "rivers", "trains", "bread", "clouds", "robots", "the sea")
+SUBJECTS = ("dogs", "rivers", "bread", "the sea")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def ask(content: str, **parameters: object) -> dict[str, object]:
     return {
         "model": "smollm2",
         "input": {"messages": [{"role": "user", "content": content}]},
-        "parameters": {"max_new_tokens": 24, **parameters},
+        "parameters": {"max_new_tokens": 16, **parameters},
     }
 
 
@@ -64,7 +64,7 @@ def test_a_job_is_accepted_polled_and_done(api: httpx.Client) -> None:
     assert "Paris" in job["output"]["text"]
     usage = job["output"]["usage"]
     assert usage["prompt_tokens"] > 5
-    assert 0 < usage["completion_tokens"] <= 24
+    assert 0 < usage["completion_tokens"] <= 16
     assert job["output"]["finish_reason"] == "stop"
 
 
@@ -75,30 +75,28 @@ def test_one_that_waits_gets_the_result(api: httpx.Client) -> None:
     assert answer.json()["output"]["text"]
 
 
-@pytest.mark.parametrize("parameters", [{"temperature": 0}, {"temperature": 0.9, "top_p": 0.9, "seed": 7}])
-def test_texts_of_jobs_at_once_equal_those_of_one_after_another(
-    api: httpx.Client, parameters: dict[str, object]
-) -> None:
-    bodies = [ask(f"Write one sentence about {subject}.", **parameters) for subject in SUBJECTS]
+def test_texts_of_jobs_at_once_equal_those_of_one_after_another(api: httpx.Client) -> None:
+    sampled = {"temperature": 0.9, "top_p": 0.9, "seed": 7}
+    bodies = [ask(f"Write one sentence about {subject}.", **way) for subject in SUBJECTS for way in ({}, sampled)]
     alone = [wait(api, api.post("/v1/jobs", json=body).json()["id"])["output"] for body in bodies]
     ids = [api.post("/v1/jobs", json=body).json()["id"] for body in bodies]
     assert [wait(api, job_id)["output"] for job_id in ids] == alone
 
 
 def test_texts_are_what_plain_generate_makes_of_each(api: httpx.Client) -> None:
-    bodies = [ask(f"Write one sentence about {subject}.") for subject in SUBJECTS[:4]]
+    bodies = [ask(f"Write one sentence about {subject}.") for subject in SUBJECTS]
     ids = [api.post("/v1/jobs", json=body).json()["id"] for body in bodies]
     outputs = [wait(api, job_id)["output"] for job_id in ids]
     torch.set_num_threads(1)
     folder = model_folder("builtin:smollm2", Settings().cache_dir)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    for subject, output in zip(SUBJECTS, outputs, strict=False):
+    for subject, output in zip(SUBJECTS, outputs, strict=True):
         messages = [{"role": "user", "content": f"Write one sentence about {subject}."}]
         prompt = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        made = model.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        made = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt["input_ids"].shape[1] :]
         assert isinstance(output, dict)
         assert output["text"] == tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

@@ -103,7 +103,7 @@ class Post:
             assert (status == "running") == (delivery in running)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=60))
 def test_every_delivery_stands_in_one_place_and_ends(store: Store, steps: list[Step]) -> None:
     store.client.flushall()

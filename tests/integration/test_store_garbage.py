@@ -175,7 +175,7 @@ def _run(store: Store, act: Act) -> None:
             raise
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=st.lists(st.one_of(GARBAGE, GARBAGE, st.sampled_from(EVERY_VERB)), min_size=1, max_size=8))
 def test_no_garbage_stops_a_verb_or_a_job(store: Store, acts: list[Act]) -> None:
     store.client.flushall()

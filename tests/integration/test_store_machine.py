@@ -213,7 +213,7 @@ def test_every_game_keeps_every_promise(store: Store, request: pytest.FixtureReq
             super().__init__(store)
 
     options = settings(
-        max_examples=EXAMPLES or (40 if "fakeredis" in request.node.name else 60),
+        max_examples=EXAMPLES or (20 if "fakeredis" in request.node.name else 60),
         stateful_step_count=50,
         deadline=None,
         derandomize=not EXAMPLES,
