@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -11,8 +12,9 @@ from api.front import front_of
 from api.jobs import MAX_SEQUENCE, check_job_id
 from api.problem import ProblemError
 from nowserving import letter, verb
-from nowserving.delivery import DeliveryStatus, is_delivery_id
+from nowserving.delivery import WEBHOOKS, Delivery, DeliveryStatus, is_delivery_id
 from nowserving.describe_delivery import describe_delivery
+from nowserving.store import AsyncStore
 
 router = APIRouter(tags=["webhooks"])
 
@@ -25,7 +27,7 @@ async def index_of_job(request: Request, job_id: str) -> Response:
     deliveries = await store.run(letter.deliveries_of(job_id))
     if not deliveries:
         await store.run(verb.look(job_id))
-    return answer_json({"data": [describe_delivery(delivery) for delivery in deliveries]})
+    return answer_json({"data": await _describe(store, deliveries)})
 
 
 @router.get("/v1/deliveries")
@@ -36,11 +38,10 @@ async def index(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """Kept deliveries of all jobs, newest first. A page may be short and still have a next one."""
-    call = letter.list_deliveries(before=cursor, limit=limit, status=status)
-    deliveries, next_cursor = await front_of(request).store.run(call)
+    store = front_of(request).store
+    deliveries, next_cursor = await store.run(letter.list_deliveries(before=cursor, limit=limit, status=status))
     cursor_text = None if next_cursor is None else str(next_cursor)
-    data = [describe_delivery(delivery) for delivery in deliveries]
-    return answer_json({"data": data, "next_cursor": cursor_text})
+    return answer_json({"data": await _describe(store, deliveries), "next_cursor": cursor_text})
 
 
 @router.post("/v1/deliveries/{delivery_id}/redeliver", status_code=202)
@@ -48,5 +49,12 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
     """Send it once more, with the same id and all its attempts before it; while it is being sent this does nothing."""
     if not is_delivery_id(delivery_id):
         raise ProblemError("invalid_delivery_id", "a delivery id is dlv_, 26 characters, and _ with the event's name")
-    delivery = await front_of(request).store.run(letter.redeliver(delivery_id))
-    return answer_json(describe_delivery(delivery), 202)
+    store = front_of(request).store
+    delivery = await store.run(letter.redeliver(delivery_id))
+    return answer_json((await _describe(store, [delivery]))[0], 202)
+
+
+async def _describe(store: AsyncStore, deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
+    pending = any(delivery.status is DeliveryStatus.PENDING for delivery in deliveries)
+    deliverers = await store.run(verb.workers([WEBHOOKS])) if pending else []
+    return [describe_delivery(delivery, len(deliverers)) for delivery in deliveries]

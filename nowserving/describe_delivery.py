@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nowserving.delivery import Delivery
+from nowserving.delivery import Delivery, DeliveryStatus
 from nowserving.job import Job, rfc3339
 
 
@@ -27,10 +27,20 @@ def summarize_delivery(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def describe_delivery(delivery: Delivery) -> dict[str, Any]:
+def find_reason(delivery: Delivery, deliverers: int) -> str | None:
+    """Why a pending one is not being sent, where so many deliverers live; None for any other."""
+    if delivery.status is not DeliveryStatus.PENDING:
+        return None
+    if delivery.next_attempt_at is not None:
+        return "retry_backoff"
+    return "behind" if deliverers else "no_deliverer"
+
+
+def describe_delivery(delivery: Delivery, deliverers: int) -> dict[str, Any]:
     """All of it; `attempt_count` counts from its birth or its redelivery, `attempts` are the last 20 ever made."""
     return {
         **summarize_delivery(delivery),
+        "reason": find_reason(delivery, deliverers),
         "job": delivery.job_id,
         "created_at": rfc3339(delivery.created_at),
         "finished_at": rfc3339(delivery.finished_at),

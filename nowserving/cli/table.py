@@ -86,6 +86,8 @@ def draw_deliveries(deliveries: Iterable[Delivery], width: int = WIDE) -> Table:
         said = explain_attempt(delivery.attempts[-1]) if delivery.attempts else ""
         if delivery.next_attempt_at:
             said = ", ".join(filter(None, (said, f"again at {delivery.next_attempt_at.partition('.')[0]}Z")))
+        elif delivery.reason == "no_deliverer":
+            said = "no deliverer runs: nowserving deliver"
         status = Text(delivery.status.value, style=DELIVERY_STYLES[delivery.status])
         where = (Text(delivery.url),) if width >= WIDE else ()
         table.add_row(delivery.id, status, str(delivery.attempt_count), Text(tame(said)), *where)

@@ -55,7 +55,8 @@ class JobPage:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A webhook on its way: one `event` of one `job` for one receiver. Each of `attempts`, the last ones made, has
-    `at`, `status`, `latency_seconds`, `error` and `answer`. `raw` is the whole answer.
+    `at`, `status`, `latency_seconds`, `error` and `answer`. While it is pending `reason` says why: `retry_backoff`,
+    `behind` others, or `no_deliverer` runs. `raw` is the whole answer.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Delivery:
     attempt_count: int = 0
     created_at: str = ""
     next_attempt_at: str | None = None
+    reason: str | None = None
     finished_at: str | None = None
     attempts: Sequence[Mapping[str, Any]] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)

@@ -48,14 +48,15 @@ def test_a_job_shows_its_deliveries_and_their_attempts(api: ApiServer, live: Sto
     assert job["deliveries"] == [summary]
     (told,) = deliveries(api, job_id)
     times = {"created_at": told["created_at"], "finished_at": None}
-    assert told == {**summary, **times, "job": job_id, "attempts": []}
+    assert told == {**summary, **times, "reason": "no_deliverer", "job": job_id, "attempts": []}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told["created_at"])
 
     taken = pick_one(live)
-    assert deliveries(api, job_id)[0]["status"] == "sending"
+    (told,) = deliveries(api, job_id)
+    assert (told["status"], told["reason"]) == ("sending", None)
     assert settle(live, taken, "retry", NO, delay=300, slow=True)
     (told,) = deliveries(api, job_id)
-    assert (told["status"], told["attempt_count"]) == ("pending", 1)
+    assert (told["status"], told["reason"], told["attempt_count"]) == ("pending", "retry_backoff", 1)
     assert told["next_attempt_at"] > told["created_at"]
     assert told["attempts"] == [
         {"at": "2026-01-01T00:00:00.250Z", "status": 503, "latency_seconds": 0.125, "error": None, "answer": "busy"}

@@ -146,8 +146,9 @@ def test_a_delivery_that_found_nobody_says_why() -> None:
     refused = {**ATTEMPT, "status": None, "error": "connection refused", "answer": ""}
     dead = {**DELIVERY, "status": "dead", "next_attempt_at": None, "attempts": [ATTEMPT, refused]}
     assert "dead           1  connection refused" in rendered(draw_deliveries([Delivery.from_answer(dead)]))
-    unsent = Delivery.from_answer({**DELIVERY, "next_attempt_at": None, "attempts": [], "attempt_count": 0})
-    assert "pending         0" in rendered(draw_deliveries([unsent]))
+    unsent = {**DELIVERY, "next_attempt_at": None, "attempts": [], "attempt_count": 0, "reason": "no_deliverer"}
+    shown = rendered(draw_deliveries([Delivery.from_answer(unsent)]))
+    assert "pending         0  no deliverer runs: nowserving deliver" in shown
 
 
 def test_no_answer_of_a_receiver_colours_the_screen() -> None:
