@@ -52,12 +52,7 @@ class Worker(Serving):
         probe = make_probe(settings.memory_probe)
         self._loading = Loading(self._heartbeat.kick)
         self._loading.note("import")
-        gc.disable()  # What is imported stays: looking through it again and again would take a third of the time.
-        try:
-            self._engine = make_engine(model, settings.cache_dir, self._loading.note, settings.builtin_dir)
-        finally:
-            gc.enable()
-            gc.freeze()
+        self._engine = make_engine(model, settings.cache_dir, self._loading.note, settings.builtin_dir)
         self._loading.note("")
         elsewhere = getattr(self._engine, "memory_elsewhere", False)
         self._room = Room(probe, model.memory_fraction, settings.memory_limit_bytes, elsewhere)

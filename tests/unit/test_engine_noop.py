@@ -1,3 +1,5 @@
+import gc
+import importlib
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,23 @@ class Own(NoopEngine):
     def __init__(self, model: Model) -> None:
         super().__init__(model.slots)
         self.model = model
+
+
+def test_the_collector_rests_while_an_engine_is_imported_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = (
+        "import gc\nIMPORTED = gc.isenabled()\nclass Engine:\n    def __init__(self, _): self.made = gc.isenabled()\n"
+    )
+    (tmp_path / "an_engine.py").write_text(body)
+    (tmp_path / "a_broken_engine.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = make_engine(Model(name="m", engine="an_engine:Engine"), Path())
+    assert vars(made) == {"made": True}
+    assert importlib.import_module("an_engine").IMPORTED is False
+    with pytest.raises(EngineError, match="no_such_package"):
+        make_engine(Model(name="m", engine="a_broken_engine:Engine"), Path())
+    assert gc.isenabled()
 
 
 def test_a_noop_worker_needs_no_torch() -> None:

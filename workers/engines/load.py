@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -23,8 +26,9 @@ def make_engine(
     Raises EngineError if there is no such engine, or its source makes no sense.
     """
     if model.engine == "transformers":
-        from workers.engines.pretrained import Recipe
-        from workers.engines.transformers import TransformersEngine
+        with importing():
+            from workers.engines.pretrained import Recipe
+            from workers.engines.transformers import TransformersEngine
 
         recipe = Recipe(
             model.source,
@@ -57,10 +61,23 @@ def make_engine(
         allowed = '"transformers", "openai", "noop" or "package.module:Class"'
         raise EngineError(f"there is no engine {model.engine!r}: use {allowed}")
     try:
-        made = getattr(importlib.import_module(module_name), class_name)
+        with importing():
+            made = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise EngineError(f"engine {model.engine!r} cannot be imported (PYTHONPATH?): {error}") from error
     engine = made(model)
     if hasattr(engine, "progress"):
         engine.progress = progress
     return cast(Engine, engine)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While it is entered nothing is collected: what is imported stays, and to look through it again and again takes a
+    third of the seconds that torch and transformers need.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
