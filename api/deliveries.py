@@ -57,4 +57,4 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
 async def _describe(store: AsyncStore, deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
     pending = any(delivery.status is DeliveryStatus.PENDING for delivery in deliveries)
     deliverers = await store.run(verb.workers([WEBHOOKS])) if pending else []
-    return [describe_delivery(delivery, len(deliverers)) for delivery in deliveries]
+    return [describe_delivery(delivery, bool(deliverers)) for delivery in deliveries]

@@ -113,7 +113,8 @@ def measure(plan: Plan) -> Measured:
         ]
         _warm_up(ways, asked[0])
         gc.collect()
-        gc.freeze()  # as a worker does: else a collection would fall into some rounds of the ways in this process
+        gc.freeze()  # as a worker does: in rounds of the ways in this process, a collection need not look at all this
+        parts.callback(gc.unfreeze)
         watch = Watch(stacks)
         rounds, others_cores = [], []
         for number, chats in enumerate(asked):

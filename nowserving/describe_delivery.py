@@ -27,20 +27,23 @@ def summarize_delivery(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def find_reason(delivery: Delivery, deliverers: int) -> str | None:
-    """Why a pending one is not being sent, where so many deliverers live; None for any other."""
+def _why_pending(delivery: Delivery, served: bool) -> str | None:
+    """Why a pending one is not being sent; None for any other."""
     if delivery.status is not DeliveryStatus.PENDING:
         return None
     if delivery.next_attempt_at is not None:
         return "retry_backoff"
-    return "behind" if deliverers else "no_deliverer"
+    return "behind" if served else "no_deliverer"
 
 
-def describe_delivery(delivery: Delivery, deliverers: int) -> dict[str, Any]:
-    """All of it; `attempt_count` counts from its birth or its redelivery, `attempts` are the last 20 ever made."""
+def describe_delivery(delivery: Delivery, served: bool) -> dict[str, Any]:
+    """All of it; `attempt_count` counts from its birth or its redelivery, `attempts` are the last 20 ever made.
+
+    `served`: whether a deliverer lives.
+    """
     return {
         **summarize_delivery(delivery),
-        "reason": find_reason(delivery, deliverers),
+        "reason": _why_pending(delivery, served),
         "job": delivery.job_id,
         "created_at": rfc3339(delivery.created_at),
         "finished_at": rfc3339(delivery.finished_at),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from nowserving import verb
+from nowserving.call import Call
 from nowserving.errors import (
     ClaimLostError,
     EngineError,
@@ -148,10 +148,15 @@ class Generation:
 
     def _pass_on(self, lease: Lease, rest: Piece) -> None:
         """Write the last tokens of a job that goes back."""
-        with suppress(ClaimLostError):
-            if all(send_patiently(self._store, lease, call) for call in calls_of(lease, rest)):
-                return
-        self._leases.lose([lease.claim])
+        if not all(self._write(lease, call) for call in calls_of(lease, rest)):
+            self._leases.lose([lease.claim])
+
+    def _write(self, lease: Lease, call: Call[bool]) -> bool:
+        """Whether it is in Redis now, under a claim that is still valid."""
+        try:
+            return send_patiently(self._store, lease, call)
+        except ClaimLostError:
+            return False
 
     def _finish(self, lease: Lease, job: Job, ended: Ended, rest: Piece) -> str:
         if lease.lost.is_set():
@@ -182,10 +187,7 @@ class Generation:
         if rest:
             last |= {"index": rest.index, "ids": rest.ids, "text": rest.text, "begun": rest.begun, "anew": lease.anew}
         call = verb.finish(lease.job_id, lease.claim, status, result, **last)
-        try:
-            if not send_patiently(self._store, lease, call):
-                return "lost"
-        except ClaimLostError:
+        if not self._write(lease, call):
             return "lost"
         code = str(result["code"]) if status is Status.FAILED else ""
         self._metrics.ended(status.value, code, time.monotonic() - lease.since)
@@ -209,10 +211,7 @@ class Generation:
             error=_problem(error) if error else None,
             max_attempts=self._max_attempts,
         )
-        try:
-            if not send_patiently(self._store, lease, call):
-                return "lost"
-        except ClaimLostError:
+        if not self._write(lease, call):
             return "lost"
         self._metrics.handed_back(cause)
         return cause

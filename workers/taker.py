@@ -137,7 +137,7 @@ class Taker:
             )
         finally:
             # If a take was executed whose answer is lost, the next renew finds strangers and frees them.
-            made = () if answer is None or isinstance(answer, Unfit | Suspect) else answer
+            made = answer if isinstance(answer, tuple) else ()
             self._metrics.took(answer)
             leases = [self._leases.fill(taken) for taken in made]
             self._leases.drop(*set(claims).difference(taken.claim for taken in made))

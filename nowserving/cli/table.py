@@ -83,14 +83,14 @@ def draw_deliveries(deliveries: Iterable[Delivery], width: int = WIDE) -> Table:
         ("delivery", "status", "attempts", "text", *(("url",) if width >= WIDE else ())), right=("attempts",)
     )
     for delivery in deliveries:
-        said = explain_attempt(delivery.attempts[-1]) if delivery.attempts else ""
+        said = [explain_attempt(delivery.attempts[-1])] if delivery.attempts else []
         if delivery.next_attempt_at:
-            said = ", ".join(filter(None, (said, f"again at {delivery.next_attempt_at.partition('.')[0]}Z")))
+            said.append(f"again at {delivery.next_attempt_at.partition('.')[0]}Z")
         elif delivery.reason == "no_deliverer":
-            said = "no deliverer runs: nowserving deliver"
+            said.append("no deliverer runs: nowserving deliver")
         status = Text(delivery.status.value, style=DELIVERY_STYLES[delivery.status])
         where = (Text(delivery.url),) if width >= WIDE else ()
-        table.add_row(delivery.id, status, str(delivery.attempt_count), Text(tame(said)), *where)
+        table.add_row(delivery.id, status, str(delivery.attempt_count), Text(tame(", ".join(said))), *where)
     return table
 
 

@@ -55,8 +55,8 @@ class JobPage:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A webhook on its way: one `event` of one `job` for one receiver. Each of `attempts`, the last ones made, has
-    `at`, `status`, `latency_seconds`, `error` and `answer`. While it is pending `reason` says why: `retry_backoff`,
-    `behind` others, or `no_deliverer` runs. `raw` is the whole answer.
+    `at`, `status`, `latency_seconds`, `error` and `answer`. While it is pending `reason` says why:
+    `retry_backoff`, `behind` (others go first) or `no_deliverer`. `raw` is the whole answer.
     """
 
     id: str

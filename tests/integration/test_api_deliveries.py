@@ -51,6 +51,9 @@ def test_a_job_shows_its_deliveries_and_their_attempts(api: ApiServer, live: Sto
     assert told == {**summary, **times, "reason": "no_deliverer", "job": job_id, "attempts": []}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told["created_at"])
 
+    beat(live)
+    assert deliveries(api, job_id)[0]["reason"] == "behind"
+
     taken = pick_one(live)
     (told,) = deliveries(api, job_id)
     assert (told["status"], told["reason"]) == ("sending", None)
@@ -77,6 +80,7 @@ def test_a_dead_one_is_listed_and_delivered_anew(api: ApiServer, live: Store, wo
         assert answer.status_code == 202, answer.text
         anew = answer.json()
         assert (anew["id"], anew["status"], anew["attempt_count"]) == (dead["id"], "pending", 0)
+        assert anew["reason"] == "no_deliverer"
     taken = pick_one(live)
     assert api.http.post(path).json()["status"] == "sending"
     assert settle(live, taken, "delivered", YES)

@@ -149,6 +149,8 @@ def test_a_delivery_that_found_nobody_says_why() -> None:
     unsent = {**DELIVERY, "next_attempt_at": None, "attempts": [], "attempt_count": 0, "reason": "no_deliverer"}
     shown = rendered(draw_deliveries([Delivery.from_answer(unsent)]))
     assert "pending         0  no deliverer runs: nowserving deliver" in shown
+    due = Delivery.from_answer({**DELIVERY, "next_attempt_at": None, "reason": "no_deliverer"})
+    assert "HTTP 500, no deliverer runs: nowserving deliver" in rendered(draw_deliveries([due]))
 
 
 def test_no_answer_of_a_receiver_colours_the_screen() -> None:

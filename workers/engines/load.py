@@ -26,7 +26,7 @@ def make_engine(
     Raises EngineError if there is no such engine, or its source makes no sense.
     """
     if model.engine == "transformers":
-        with importing():
+        with _importing():
             from workers.engines.pretrained import Recipe
             from workers.engines.transformers import TransformersEngine
 
@@ -61,7 +61,7 @@ def make_engine(
         allowed = '"transformers", "openai", "noop" or "package.module:Class"'
         raise EngineError(f"there is no engine {model.engine!r}: use {allowed}")
     try:
-        with importing():
+        with _importing():
             made = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise EngineError(f"engine {model.engine!r} cannot be imported (PYTHONPATH?): {error}") from error
@@ -72,12 +72,14 @@ def make_engine(
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def _importing() -> Iterator[None]:
     """While it is entered nothing is collected: what is imported stays, and to look through it again and again takes a
-    third of the seconds that torch and transformers need.
+    quarter of the seconds that torch and transformers need.
     """
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
