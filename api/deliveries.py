@@ -50,11 +50,17 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
     if not is_delivery_id(delivery_id):
         raise ProblemError("invalid_delivery_id", "a delivery id is dlv_, 26 characters, and _ with the event's name")
     store = front_of(request).store
-    delivery = await store.run(letter.redeliver(delivery_id))
-    return answer_json((await _describe(store, [delivery]))[0], 202)
+    served = await _served(store)  # first: once it is redelivered nothing may fail, else it would be asked for again
+    return answer_json(describe_delivery(await store.run(letter.redeliver(delivery_id)), served), 202)
 
 
 async def _describe(store: AsyncStore, deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
     pending = any(delivery.status is DeliveryStatus.PENDING for delivery in deliveries)
-    deliverers = await store.run(verb.workers([WEBHOOKS])) if pending else []
-    return [describe_delivery(delivery, bool(deliverers)) for delivery in deliveries]
+    served = pending and await _served(store)
+    return [describe_delivery(delivery, served) for delivery in deliveries]
+
+
+async def _served(store: AsyncStore) -> bool:
+    """Whether a deliverer lives that takes deliveries."""
+    said = await store.run(verb.workers([WEBHOOKS]))
+    return any((deliverer.get("gate") or {}).get("reason") != "draining" for deliverer in said)

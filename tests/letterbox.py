@@ -68,9 +68,9 @@ def pick_one(store: Store) -> Taken:
     return taken
 
 
-def beat(store: Store, worker: str = "d") -> None:
-    """Let a deliverer say that it lives."""
-    said = {"state": "ready", "slots": 32, "running": 0, "gate": {"open": True, "reason": None}, "pid": 7}
+def beat(store: Store, worker: str = "d", reason: str | None = None) -> None:
+    """Let a deliverer say that it lives, and why its gate is closed if it is."""
+    said = {"state": "ready", "slots": 32, "running": 0, "gate": {"open": not reason, "reason": reason}, "pid": 7}
     board.renew(store, model=WEBHOOKS, worker=worker, info=said)
 
 

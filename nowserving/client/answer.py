@@ -68,9 +68,9 @@ class Delivery:
     attempt_count: int = 0
     created_at: str = ""
     next_attempt_at: str | None = None
-    reason: str | None = None
     finished_at: str | None = None
     attempts: Sequence[Mapping[str, Any]] = ()
+    reason: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

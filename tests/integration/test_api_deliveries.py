@@ -53,6 +53,8 @@ def test_a_job_shows_its_deliveries_and_their_attempts(api: ApiServer, live: Sto
 
     beat(live)
     assert deliveries(api, job_id)[0]["reason"] == "behind"
+    beat(live, reason="draining")
+    assert deliveries(api, job_id)[0]["reason"] == "no_deliverer"
 
     taken = pick_one(live)
     (told,) = deliveries(api, job_id)

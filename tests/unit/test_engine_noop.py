@@ -109,18 +109,25 @@ class Own(NoopEngine):
 def test_the_collector_rests_while_an_engine_is_imported_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = (
-        "import gc\nIMPORTED = gc.isenabled()\nclass Engine:\n    def __init__(self, _): self.made = gc.isenabled()\n"
+    usual = gc.get_threshold()
+    asks = (
+        "import gc\nWHILE = gc.get_threshold()\nclass Engine:\n def __init__(self, _): self.made = gc.get_threshold()"
     )
-    (tmp_path / "an_engine.py").write_text(body)
-    (tmp_path / "a_broken_engine.py").write_text("import no_such_package")
+    tunes = "import gc\ngc.set_threshold(50_000, 5, 5)\nclass Engine:\n def __init__(self, _): pass"
+    for name, body in (("asking", asks), ("broken", "import no_such_package"), ("tuning", tunes)):
+        (tmp_path / f"{name}_engine.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
-    made = make_engine(Model(name="m", engine="an_engine:Engine"), Path())
-    assert vars(made) == {"made": True}
-    assert importlib.import_module("an_engine").IMPORTED is False
+    made = make_engine(Model(name="m", engine="asking_engine:Engine"), Path())
+    assert vars(made) == {"made": usual}
+    assert importlib.import_module("asking_engine").WHILE[0] == 0
     with pytest.raises(EngineError, match="no_such_package"):
-        make_engine(Model(name="m", engine="a_broken_engine:Engine"), Path())
-    assert gc.isenabled()
+        make_engine(Model(name="m", engine="broken_engine:Engine"), Path())
+    assert gc.get_threshold() == usual
+    try:
+        make_engine(Model(name="m", engine="tuning_engine:Engine"), Path())
+        assert gc.get_threshold() == (50_000, 5, 5)
+    finally:
+        gc.set_threshold(*usual)
 
 
 def test_a_noop_worker_needs_no_torch() -> None:

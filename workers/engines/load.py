@@ -76,10 +76,10 @@ def _importing() -> Iterator[None]:
     """While it is entered nothing is collected: what is imported stays, and to look through it again and again takes a
     quarter of the seconds that torch and transformers need.
     """
-    collects = gc.isenabled()
-    gc.disable()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
     try:
         yield
     finally:
-        if collects:
-            gc.enable()
+        if not gc.get_threshold()[0]:  # what an engine's module has set stays
+            gc.set_threshold(*thresholds)
