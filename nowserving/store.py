@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -29,8 +31,9 @@ UNDER_A_CLAIM = ("begin", "progress", "append", "finish", "release", "settle")
 WRITES = ("enqueue", "take", *UNDER_A_CLAIM, "cancel", "renew", "leave", "reap", "reconcile", "redeliver")
 READS = ("look", "positions", "list", "queues", "workers", "read", "mended", "deliveries", "letters", "tally")
 SHARED = ("guard", "prelude", "place", "report", "story", "life")
-"""What stands before each script, in this order."""
+"""What scripts share, in the order in which it stands before them: definitions, each of which begins a line."""
 SCRIPTS = WRITES + READS
+_DEFINITION = re.compile(r"(?:local )?function [\w.]+|local \w+(?:, \w+)*")
 
 CONNECT_SECONDS = 1.0
 WORKER_REPLY_SECONDS = 5.0
@@ -43,10 +46,40 @@ CONFIRMING_TRIPS = 16
 
 
 def source(script: str) -> str:
-    """A script's Lua text with the key names and what all scripts share before it."""
-    folder = files("nowserving") / "lua"
-    parts = [(folder / f"{name}.lua").read_text("utf-8") for name in (*SHARED, script)]
-    return keys.lua_constants() + "".join(parts)
+    """A script's Lua text, with the key names and what it uses of SHARED before it.
+
+    Redis makes all functions of a script anew each time that it runs: all that is shared would take a third of that.
+    """
+    text, shared = _read_lua(script), _shared()
+    words, used = _words(text), list[_Definition]()
+    while more := [one for one in shared if one not in used and one.names & words]:
+        used += more
+        words = words.union(*(one.words for one in more))
+    return keys.lua_constants() + "".join(one.text for one in shared if one in used) + text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Definition:
+    """One of what is shared: the names that it defines, all its words, and its text."""
+
+    names: Set[str]
+    words: Set[str]
+    text: str
+
+
+@cache
+def _shared() -> Sequence[_Definition]:
+    texts = re.split(r"^(?=local |function )", "".join(map(_read_lua, SHARED)), flags=re.MULTILINE)
+    found = [(_DEFINITION.match(text), text) for text in texts]
+    return [_Definition(_words(start[0]), _words(text), text) for start, text in found if start]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text)) - {"local", "function"}
+
+
+def _read_lua(name: str) -> str:
+    return (files("nowserving") / "lua" / f"{name}.lua").read_text("utf-8")
 
 
 def _retry(retries: int) -> Retry:

@@ -1,4 +1,4 @@
--- Put before each script, last: how jobs and deliveries pass from status to status.
+-- Shared, last: how jobs and deliveries pass from status to status.
 
 -- Ends a claim: from here on no write that carries it has effect. After a lapsed lease only the time up to its last
 -- renewal counts as run: nobody knows more.

@@ -1,4 +1,4 @@
--- Put before each script, after the prelude: where those stand that wait.
+-- Shared, after the prelude: where those stand that wait.
 -- A delivery (see report.lua) stands in its queue only while few others of its host stand there or are being sent, so
 -- that thousands for a dead host keep none for a live one waiting. TURNS and LINE hold 'host id': a host's are together.
 

@@ -1,5 +1,5 @@
--- Put before every script, after the key names of keys.py and guard.lua. ARGV[1] is always `now` (Unix seconds;
--- '' = Redis's TIME).
+-- Of this and all that is shared each script gets what it uses (store.py), after the names of keys.py. ARGV[1] is always
+-- `now` (Unix seconds; '' = Redis's TIME).
 -- Keys are composed here: nowserving refuses cluster mode, the one thing that needs them declared.
 local function clock()
   if ARGV[1] ~= '' then return tonumber(ARGV[1]) end

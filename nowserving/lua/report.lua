@@ -1,4 +1,4 @@
--- Put before each script, after place.lua: the deliveries that a job brings about, each in the step that changes the job.
+-- Shared, after place.lua: the deliveries that a job brings about, each in the step that changes the job.
 -- A delivery has a record as a job has, and is taken, leased and lost as a job is: its model is WEBHOOKS.
 
 -- What its receiver is told of the job, kept so that it outlives the job.

@@ -1,4 +1,4 @@
--- Put before each script, after report.lua: what a job's readers are told, and what they have been told.
+-- Shared, after report.lua: what a job's readers are told, and what they have been told.
 local function emit(id, kind, ...)
   redis.call('XADD', EVENTS .. id, '*', 'type', kind, 'at', stamp(now), ...)
   redis.call('PUBLISH', EVENTS .. id, kind)
