@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from nowserving import keys, verb
+from nowserving.call import Call
 from nowserving.delivery import WEBHOOKS, Attempt
+from nowserving.errors import StoreUnavailableError
 from nowserving.store import Store, connect
 from tests.api_server import MODEL, ApiServer
 from tests.fake_worker import FakeWorker
@@ -90,6 +92,26 @@ def test_a_dead_one_is_listed_and_delivered_anew(api: ApiServer, live: Store, wo
     assert [attempt["status"] for attempt in told["attempts"]] == [None, 204]
     assert told["status"] == "delivered"
     assert api.http.get("/v1/deliveries?status=dead").json() == {"data": [], "next_cursor": None}
+
+
+def test_a_redelivery_that_is_not_answered_is_not_written(
+    api: ApiServer, live: Store, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client asks again: it would be sent once more."""
+    job_id = fail(api, worker)
+    assert settle(live, pick_one(live), "dead", NEVER)
+    (dead,) = deliveries(api, job_id)
+    store = api.app.state.front.store
+    run = store.run
+
+    async def break_off(call: Call[Any]) -> Any:
+        if call.script == "workers":
+            raise StoreUnavailableError("the connection broke")
+        return await run(call)
+
+    monkeypatch.setattr(store, "run", break_off)
+    assert api.http.post(f"/v1/deliveries/{dead['id']}/redeliver").status_code == 503
+    assert deliveries(api, job_id) == [dead]
 
 
 def test_a_full_redis_delivers_one_anew_all_the_same(start_api: StartApi, own_redis: RedisServer) -> None:
