@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import Response
 
 from api.outlook import EXPLANATIONS, estimate_wait_seconds, find_reason
+from nowserving import shape
 from nowserving.answer import Look, Wait
 from nowserving.describe import describe_job
 from nowserving.describe_delivery import describe_webhook, summarize_delivery
 from nowserving.job import Job
 
 
-def describe_wait(wait: Wait) -> dict[str, Any]:
+def describe_wait(wait: Wait) -> shape.Wait:
     """What a queued job waits for. `position` is the number of jobs before it."""
     reason = find_reason(wait)
     return {
@@ -28,12 +28,12 @@ def describe_wait(wait: Wait) -> dict[str, Any]:
     }
 
 
-def describe(job: Job, queue: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe(job: Job, queue: shape.Wait | None = None) -> shape.Job:
     """A job as JSON, with the receiver that it named."""
     return {**describe_job(job, queue), "webhook": describe_webhook(job)}
 
 
-def describe_look(look: Look) -> dict[str, Any]:
+def describe_look(look: Look) -> shape.Job:
     """A job as JSON, what it waits for, and what its receivers, if it has any, were told."""
     body = describe(look.job, describe_wait(look.wait) if look.wait else None)
     if look.job.receivers:

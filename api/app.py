@@ -49,6 +49,7 @@ def create_app(
         description="Take a number, wait, now serving: generation jobs from a queue.",
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: f"{route.tags[0]}_{route.name}",  # what clients made of it call it
     )
     problem.install(app)
     app.add_middleware(StartInOneSentence)

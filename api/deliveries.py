@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -11,7 +11,8 @@ from api.answer import answer_json
 from api.front import front_of
 from api.jobs import MAX_SEQUENCE, check_job_id
 from api.problem import ProblemError
-from nowserving import letter, verb
+from api.shape import DeliveryList, DeliveryPage
+from nowserving import letter, shape, verb
 from nowserving.delivery import WEBHOOKS, Delivery, DeliveryStatus, is_delivery_id
 from nowserving.describe_delivery import describe_delivery
 from nowserving.store import AsyncStore
@@ -19,7 +20,7 @@ from nowserving.store import AsyncStore
 router = APIRouter(tags=["webhooks"])
 
 
-@router.get("/v1/jobs/{job_id}/deliveries")
+@router.get("/v1/jobs/{job_id}/deliveries", response_model=DeliveryList)
 async def index_of_job(request: Request, job_id: str) -> Response:
     """What became of a job's webhooks; they may be kept longer than the job."""
     check_job_id(job_id)
@@ -30,7 +31,7 @@ async def index_of_job(request: Request, job_id: str) -> Response:
     return answer_json({"data": await _describe(store, deliveries)})
 
 
-@router.get("/v1/deliveries")
+@router.get("/v1/deliveries", response_model=DeliveryPage)
 async def index(
     request: Request,
     status: Annotated[DeliveryStatus | None, Query(description="Only deliveries of this status.")] = None,
@@ -44,7 +45,7 @@ async def index(
     return answer_json({"data": await _describe(store, deliveries), "next_cursor": cursor_text})
 
 
-@router.post("/v1/deliveries/{delivery_id}/redeliver", status_code=202)
+@router.post("/v1/deliveries/{delivery_id}/redeliver", status_code=202, response_model=shape.Delivery)
 async def redeliver(request: Request, delivery_id: str) -> Response:
     """Send it once more, with the same id and all its attempts before it; while it is being sent this does nothing."""
     if not is_delivery_id(delivery_id):
@@ -54,7 +55,7 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
     return answer_json(describe_delivery(await store.run(letter.redeliver(delivery_id)), served), 202)
 
 
-async def _describe(store: AsyncStore, deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
+async def _describe(store: AsyncStore, deliveries: Sequence[Delivery]) -> list[shape.Delivery]:
     pending = any(delivery.status is DeliveryStatus.PENDING for delivery in deliveries)
     served = pending and await _served(store)
     return [describe_delivery(delivery, served) for delivery in deliveries]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -115,5 +115,5 @@ async def _forgotten(front: Front, job_id: str) -> bool:
     return False
 
 
-def _write(kind: str, data: dict[str, Any], event_id: str | None = None) -> ServerSentEvent:
+def _write(kind: str, data: Mapping[str, Any], event_id: str | None = None) -> ServerSentEvent:
     return ServerSentEvent(json.dumps(data, separators=(",", ":")), event=kind, id=event_id, sep="\n")

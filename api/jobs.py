@@ -13,9 +13,10 @@ from api.answer import answer_json, answer_look, describe, describe_look
 from api.front import front_of
 from api.header import read_idempotency_key, read_prefer_wait, read_traceparent
 from api.problem import ProblemError
-from api.schema import RETRY, SUBMISSION
+from api.schema import ENDED, RETRY, SUBMISSION
+from api.shape import JobPage
 from api.wait import wait_for_end
-from nowserving import verb
+from nowserving import shape, verb
 from nowserving.job import Status, is_job_id
 
 CONFIRM_SECONDS = 0.1
@@ -24,7 +25,7 @@ MAX_SEQUENCE = 2**53
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-@router.post("", status_code=202, openapi_extra=SUBMISSION)
+@router.post("", status_code=202, response_model=shape.Job, responses=ENDED, openapi_extra=SUBMISSION)
 async def submit(request: Request) -> Response:
     """Accept a job: 202 and where to look. With `Prefer: wait=N` 200 and the result, if it ends within N seconds.
 
@@ -65,12 +66,12 @@ def _answer_accepted(entry: Entry, accepted: Accepted) -> Response:
         return answer_json(body, 200, headers)
     if accepted.confirmed is not None:
         body["durability"] = "confirmed" if accepted.confirmed else "unconfirmed"
-    queue = body["queue"] or {}
-    headers["Retry-After"] = str(retry_when_accepted_seconds(queue.get("estimated_wait_seconds")))
+    wait_seconds = body["queue"] and body["queue"]["estimated_wait_seconds"]
+    headers["Retry-After"] = str(retry_when_accepted_seconds(wait_seconds))
     return answer_json(body, 202, headers)
 
 
-@router.get("")
+@router.get("", response_model=JobPage)
 async def index(
     request: Request,
     status: Annotated[Status | None, Query(description="Only jobs of this status.")] = None,
@@ -85,7 +86,7 @@ async def index(
     return answer_json({"data": [describe(job) for job in jobs], "next_cursor": cursor_text})
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", response_model=shape.Job)
 async def look(
     request: Request,
     job_id: str,
@@ -104,7 +105,7 @@ async def look(
     return answer_look(look)
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/{job_id}/cancel", response_model=shape.Job)
 async def cancel(request: Request, job_id: str) -> Response:
     """End a job that has not ended; done twice is done once."""
     check_job_id(job_id)
@@ -113,7 +114,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     return answer_look(await store.run(verb.look(job_id)))
 
 
-@router.post("/{job_id}/retry", status_code=202, openapi_extra=RETRY)
+@router.post("/{job_id}/retry", status_code=202, response_model=shape.Job, responses=ENDED, openapi_extra=RETRY)
 async def retry(request: Request, job_id: str) -> Response:
     """Run a job that failed, expired or was canceled anew: a new job with the same input, parameters, seed, clocks
     and receivers, and `retry_of`. What failed with `timeout` would do so again: submit it with a longer

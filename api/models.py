@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
-from nowserving.catalog import Model
+from api.shape import Model, ModelList
+from nowserving import catalog
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", response_model=ModelList)
 async def index(request: Request) -> Response:
     """The models there are."""
     front = front_of(request)
@@ -21,7 +20,7 @@ async def index(request: Request) -> Response:
     return answer_json({"object": "list", "data": data})
 
 
-def _describe(model: Model, created: int) -> dict[str, Any]:
+def _describe(model: catalog.Model, created: int) -> Model:
     return {
         "id": model.name,
         "object": "model",

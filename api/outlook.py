@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nowserving.answer import Wait
+from nowserving.shape import Reason
 
-EXPLANATIONS = {
+EXPLANATIONS: dict[Reason, str] = {
     "no_worker": "no worker serves this model now",
     "retry_backoff": "it waits before its next try",
     "behind": "jobs before it in the queue go first",
@@ -18,11 +19,11 @@ EXPLANATIONS = {
     "engine": "the workers' engine is loading or away",
     "draining": "the workers are stopping",
 }
-_PREFERRED = ("gpu_memory", "ledger", "slots", "suspect", "engine", "draining")
+_PREFERRED: tuple[Reason, ...] = ("gpu_memory", "ledger", "slots", "suspect", "engine", "draining")
 """Of several workers' reasons the one that tells most of when this changes."""
 
 
-def find_reason(wait: Wait) -> str:
+def find_reason(wait: Wait) -> Reason:
     """Why the job is not running: a key of EXPLANATIONS."""
     if wait.delayed_until is not None:
         return "retry_backoff"

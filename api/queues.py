@@ -8,12 +8,13 @@ from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
+from api.shape import Queue, Queues
 from nowserving import verb
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"])
 
 
-@router.get("")
+@router.get("", response_model=Queues)
 async def index(request: Request) -> Response:
     """Each model's queue: how many jobs wait, by lane; `delayed` ones wait for their next try.
 
@@ -23,7 +24,7 @@ async def index(request: Request) -> Response:
     models = tuple(front.catalog)
     queues = await front.store.run(verb.queues(models))
     workers = Counter(worker["model"] for worker in await front.store.run(verb.workers(models)))
-    data = [
+    data: list[Queue] = [
         {
             "model": queue.model,
             "depth": queue.depth,

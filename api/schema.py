@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from nowserving.job import Submission
+from nowserving.shape import Job
 
 _REF = "#/components/schemas/{model}"
 
@@ -15,6 +16,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}},
     }
 }
+
+ENDED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Job, "description": "The job has ended by now."},
+}
+"""Beside 202."""
 
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
+from nowserving import shape
 from nowserving.job import Job, rfc3339
 
 
-def describe_urls(job_id: str) -> dict[str, str]:
+def describe_urls(job_id: str) -> shape.Urls:
     """Where to go on from here."""
     path = f"/v1/jobs/{job_id}"
     return {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"}
 
 
-def describe_job(job: Job, queue: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe_job(job: Job, queue: shape.Wait | None = None) -> shape.Job:
     """A job as JSON; `queue` is what it waits for, if it waits."""
     return {
         "id": job.id,
         "model": job.model,
-        "status": job.status.value,
-        "lane": job.lane.value,
+        "status": job.status,
+        "lane": job.lane,
         "attempt": job.attempt,
         "created_at": rfc3339(job.created_at),
         "started_at": rfc3339(job.started_at),
         "finished_at": rfc3339(job.finished_at),
         "queue": queue,
-        "output": job.output,
-        "error": job.error,
+        "output": cast(shape.Output | None, job.output),
+        "error": cast(shape.Failure | None, job.error),
         "parameters": job.parameters.model_dump(),
         "start_within_seconds": job.start_within_seconds,
         "timeout_seconds": job.timeout_seconds,

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from nowserving import shape
 from nowserving.delivery import Delivery, DeliveryStatus
 from nowserving.job import Job, rfc3339
 
 
-def describe_webhook(job: Job) -> dict[str, Any] | None:
+def describe_webhook(job: Job) -> shape.Webhook | None:
     """The receiver that the job itself named, if it did."""
     own = next((receiver for receiver in job.receivers if receiver.name is None), None)
     return {"url": own.url, "events": list(own.events)} if own else None
 
 
-def summarize_delivery(delivery: Delivery) -> dict[str, Any]:
+def summarize_delivery(delivery: Delivery) -> shape.DeliverySummary:
     """How it stands, in a job's answer."""
     return {
         "id": delivery.id,
         "event": delivery.event,
         "receiver": delivery.receiver,
         "url": delivery.url,
-        "status": delivery.status.value,
+        "status": delivery.status,
         "attempt_count": delivery.tries,
         "next_attempt_at": rfc3339(delivery.next_attempt_at),
     }
 
 
-def _why_pending(delivery: Delivery, served: bool) -> str | None:
+def _why_pending(delivery: Delivery, served: bool) -> shape.WhyPending | None:
     """Why a pending one is not being sent; None for any other."""
     if delivery.status is not DeliveryStatus.PENDING:
         return None
@@ -36,7 +35,7 @@ def _why_pending(delivery: Delivery, served: bool) -> str | None:
     return "behind" if served else "no_deliverer"
 
 
-def describe_delivery(delivery: Delivery, served: bool) -> dict[str, Any]:
+def describe_delivery(delivery: Delivery, served: bool) -> shape.Delivery:
     """All of it; `attempt_count` counts from its birth or its redelivery, `attempts` are the last 20 ever made.
 
     `served`: whether a deliverer lives.

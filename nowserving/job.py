@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, overload
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from ulid import ULID
@@ -86,6 +86,12 @@ def is_job_id(text: str) -> bool:
     return _ID.match(text) is not None
 
 
+@overload
+def rfc3339(unix_seconds: float) -> str: ...
+@overload
+def rfc3339(unix_seconds: None) -> None: ...
+@overload
+def rfc3339(unix_seconds: float | None) -> str | None: ...
 def rfc3339(unix_seconds: float | None) -> str | None:
     """Format Unix seconds as RFC 3339 UTC with milliseconds."""
     if unix_seconds is None:

@@ -47,7 +47,7 @@ def _read_job(said: object) -> tuple[dict[str, Any], list[str]]:
     """The job as GET shows it, and what of it the record itself has left out."""
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         raise ValueError("what it says is no record of a job")
-    data = describe_job(Job.from_fields({**_LEFT_OUT, **said}))
+    data: dict[str, Any] = {**describe_job(Job.from_fields({**_LEFT_OUT, **said}))}
     omitted = []
     if "output_bytes" in said:
         data["output"] = _without_text(data["output"])

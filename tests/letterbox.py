@@ -70,7 +70,7 @@ def pick_one(store: Store) -> Taken:
 
 def beat(store: Store, worker: str = "d", reason: str | None = None) -> None:
     """Let a deliverer say that it lives, and why its gate is closed if it is."""
-    said = {"state": "ready", "slots": 32, "running": 0, "gate": {"open": not reason, "reason": reason}, "pid": 7}
+    said = {"state": "ready", "slots": 32, "running": 0, "gate": {"open": not reason, "reason": reason}, "version": "7"}
     board.renew(store, model=WEBHOOKS, worker=worker, info=said)
 
 
