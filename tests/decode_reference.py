@@ -49,7 +49,9 @@ class ReferenceKernel:
             )
             if scoring.softcap is not None:
                 scores = scoring.softcap * (scores / scoring.softcap).tanh()
-            output[row] = (scores.softmax(dim=-1)[:, None] @ v)[:, 0].to(query.dtype)
+            sinks = torch.empty(heads, 0) if scoring.sinks is None else scoring.sinks.float()[:, None]
+            shares = torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[:, : scores.shape[-1]]
+            output[row] = (shares[:, None] @ v)[:, 0].to(query.dtype)
         return self._fault(output)
 
 

@@ -35,6 +35,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "window": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 16},
     "softcap": {"model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 16},
     "qwen": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 32},
+    "sinks": {
+        "model_type": "gpt_oss",
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+    },
 }
 
 
@@ -68,9 +77,14 @@ def make_fallback_tokenizer() -> Any:
 
 def make_model(architecture: str = "gqa", seed: int = 0, **changes: Any) -> Any:
     """A model of the architecture in float32; the same seed gives the same weights."""
+    return make_model_of(ARCHITECTURES[architecture] | changes, seed)
+
+
+def make_model_of(options: dict[str, Any], seed: int = 0) -> Any:
+    """As make_model, of these options of its configuration, `model_type` among them."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    options = SIZE | {"vocab_size": 258} | ARCHITECTURES[architecture] | changes
+    options = SIZE | {"vocab_size": 258} | options
     config = AutoConfig.for_model(options.pop("model_type"), **options)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():  # as initialised, all logits are near zero: every text would be one letter

@@ -78,7 +78,7 @@ def test_texts_are_those_of_jobs_that_attend_by_themselves(architecture: str) ->
     assert decoder.capture.replayed > 10
 
 
-@pytest.mark.parametrize("architecture", ["window", "softcap"])
+@pytest.mark.parametrize("architecture", ["window", "softcap", "sinks"])
 def test_texts_longer_than_the_ring_are_too(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Assembly()
     with engine_of(architecture) as plain, engine_of(architecture, decoder) as engine:

@@ -54,6 +54,8 @@ class Batch:
         table.set([Segment(caches[row], self.lengths[row] - 1, [0]) for row in rows])
         device = caches[0].memory.device
         new = (tensor[rows + rows[:1] * padding].to(device) for tensor in (self.query, self.key, self.value))
+        if "sinks" in options:
+            options["sinks"] = torch.linspace(-1, options["sinks"], self.heads).to(device)
         return kernel(table, 1, *new, Scoring(**options)).cpu()
 
 
@@ -71,8 +73,9 @@ def make(batch: Batch, **changes: int) -> Any:
         (LayerShape(2, 64, 64, None), 4, {"softcap": 3.0}),
         (LayerShape(2, 32, 32, 16), 4, {"window": 16}),
         (LayerShape(2, 32, 16, 33), 4, {"window": 33, "softcap": 5.0}),
+        (LayerShape(2, 32, 32, 16), 4, {"window": 16, "sinks": 3.0}),
     ],
-    ids=["gqa", "mha", "mqa-odd", "softcap", "window", "window-softcap"],
+    ids=["gqa", "mha", "mqa-odd", "softcap", "window", "window-softcap", "sinks"],
 )
 def test_it_attends_and_keeps_as_plain_torch_does(
     dtype: torch.dtype, shape: LayerShape, heads: int, options: dict[str, Any]

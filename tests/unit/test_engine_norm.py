@@ -10,7 +10,7 @@ from tests.tiny import ARCHITECTURES, make_model
 from workers.engines.norm import fuse_norms
 
 IDS = torch.tensor([[5, 9, 200, 31]])
-NORMS = {"gqa": 5, "mha": 5, "mqa": 5, "window": 5, "softcap": 0, "qwen": 9}
+NORMS = {"gqa": 5, "mha": 5, "mqa": 5, "window": 5, "softcap": 0, "qwen": 9, "sinks": 5}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from nowserving.errors import EngineError
@@ -23,15 +23,21 @@ SHORT_TOKENS = 128
 """Prompts of up to so many tokens are attended to together on a card: there it is the launches that take the time."""
 PADDED_TOKENS = 8192
 """The most that such a batch may have, padding included: it must not need more memory than other steps do."""
+DIMS_ALIGNED = 8
+"""torch's fast kernels take no other number of dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How a layer scores keys: times `scale` (None: 1/√dim), of the last `window` tokens, tanh-capped at `softcap`."""
+    """How a layer scores keys: times `scale` (None: 1/√dim), of the last `window` tokens, tanh-capped at `softcap`.
+
+    `sinks` [heads] are scores of one more key, which every token sees and whose value is nothing (gpt-oss has it).
+    """
 
     scale: float | None = None
     window: int | None = None
     softcap: float | None = None
+    sinks: torch.Tensor | None = None
 
 
 class Attention(Protocol):
@@ -57,13 +63,14 @@ def _dispatch(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     packed: Attention | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     layer = getattr(module, "layer_idx", None)
     if packed is None or not isinstance(layer, int):
         raise EngineError(f"{type(module).__name__} does not attend in a way this engine knows")
-    return packed.attend(layer, query, key, value, Scoring(scaling, sliding_window, softcap)), None
+    return packed.attend(layer, query, key, value, Scoring(scaling, sliding_window, softcap, s_aux)), None
 
 
 AttentionInterface.register(NAME, _dispatch)
@@ -85,7 +92,7 @@ class ShapeTracer:
     ) -> torch.Tensor:
         """See Attention."""
         self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3], scoring.window)
-        return value.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(1, 2)
+        return value.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(1, 2).contiguous()
 
 
 class Segment:
@@ -144,7 +151,8 @@ class PackedAttention:
             prompts.keep(layer, keys, values)
             attended.append(prompts.attend(query[0], key[0], value[0], scoring.scale))
         together = torch.cat(attended, dim=1)
-        return (together[:, prompts.order] if prompts else together).transpose(0, 1)[None]
+        # Some models take a view of it, and all others would copy it themselves.
+        return (together[:, prompts.order] if prompts else together).transpose(0, 1).contiguous()[None]
 
 
 class Prompts:
@@ -182,7 +190,8 @@ class Prompts:
 
     def allow(self, scoring: Scoring) -> bool:
         """Whether a layer that scores so sees all of each prompt, and scores as torch does."""
-        return scoring.softcap is None and (scoring.window is None or self._longest <= scoring.window)
+        plain = scoring.softcap is None and scoring.sinks is None
+        return plain and (scoring.window is None or self._longest <= scoring.window)
 
     def keep(self, layer: int, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
         """Put the batch's new keys and values into their caches; given are those of all of the step's segments."""
@@ -226,9 +235,13 @@ def _attend(
     whole = end <= slots and (window is None or end <= window or new == 1)
     causal = whole and start == 0 and new > 1
     mask = None if whole and (causal or new == 1) else segment.mask(slots, window, keys.device)
+    if causal and not (scoring.softcap is None and scoring.sinks is None):
+        causal, mask = False, segment.mask(slots, window, keys.device)
     if scoring.softcap is not None:
-        mask = segment.mask(slots, window, keys.device) if causal else mask
         return _attend_softcapped(query, keys, values, scale, scoring.softcap, mask)
+    if scoring.sinks is not None:
+        scale = query.shape[2] ** -0.5 if scale is None else scale
+        query, keys, values, mask = _with_sinks(query, keys, values, mask, scoring.sinks / scale)
     heads, kv_heads, dim = query.shape[0], keys.shape[0], query.shape[2]
     if keys.is_cuda and mask is None:
         return scaled_dot_product_attention(
@@ -249,6 +262,17 @@ def _attend(
         scale=scale,
     )
     return attended.reshape(heads, new, -1)
+
+
+def _with_sinks(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, sinks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The same with one more key, whose score is in a dimension of its own: so no [heads, new, tokens] is in memory."""
+    dim = query.shape[2]
+    query, keys, values = pad(query, (0, DIMS_ALIGNED)), pad(keys, (0, DIMS_ALIGNED, 0, 1)), pad(values, (0, 0, 0, 1))
+    query[:, :, dim] = sinks[:, None]
+    keys[:, -1, dim] = 1
+    return query, keys, values, None if mask is None else pad(mask, (0, 1), value=True)
 
 
 def _attend_softcapped(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from nowserving.errors import EngineError
@@ -37,6 +39,11 @@ def most_step_bytes(loaded: LoadedModel, slots: int) -> int:
     return max(bound, _measured_bytes(loaded, slots)) if loaded.device.type == "cuda" else bound
 
 
+def _largest(size: int | Sequence[int]) -> int:
+    """Some models have a size for each layer."""
+    return int(size) if isinstance(size, int) else max(map(int, size))
+
+
 def _prompts_a_step(slots: int) -> int:
     """How many prompts' longest chunks the pace lets into one step."""
     return min(slots, MOST_TOKENS // MAX_CHUNK_TOKENS)
@@ -47,7 +54,7 @@ def _bound_bytes(loaded: LoadedModel, slots: int) -> int:
     segments = _prompts_a_step(slots)
     tokens = segments * MAX_CHUNK_TOKENS + slots
     hidden = int(config.hidden_size)
-    intermediate = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    intermediate = _largest(getattr(config, "intermediate_size", None) or 4 * hidden)
     layer = tokens * (ACTIVATIONS * hidden + 3 * intermediate) * loaded.layout.dtype.itemsize
     mask = segments * MAX_CHUNK_TOKENS * loaded.context_tokens * (1 + loaded.layout.dtype.itemsize)
     return layer + mask + slots * loaded.vocabulary * SAMPLING_BYTES

@@ -86,7 +86,17 @@ class TritonKernel:
             num_stages=3,
         )
         _merge[rows, heads](
-            parts, peaks, sums, table.ends, output, VALUE_DIM=value_dim, VALUE_PADDED=padded, **split, num_warps=4
+            parts,
+            peaks,
+            sums,
+            table.ends,
+            output,
+            sums if scoring.sinks is None else scoring.sinks,
+            SINKS=scoring.sinks is not None,
+            VALUE_DIM=value_dim,
+            VALUE_PADDED=padded,
+            **split,
+            num_warps=4,
         )
         return output
 
@@ -205,13 +215,18 @@ def _merge(
     sums,
     ends,
     output,
+    sinks,
+    SINKS: tl.constexpr,
     WINDOW: tl.constexpr,
     CHUNK: tl.constexpr,
     SPLITS: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_PADDED: tl.constexpr,
 ):
-    """One row and head from its parts; zeros for a row that pads the batch, which has none."""
+    """One row and head from its parts; zeros for a row that pads the batch, which has none.
+
+    A sink is one more part, whose values are nothing.
+    """
     row = tl.program_id(0)
     begin, end, chunk = _span(ends, row, WINDOW, CHUNK, SPLITS)
     part, dims = tl.arange(0, SPLITS), tl.arange(0, VALUE_PADDED)
@@ -219,8 +234,15 @@ def _merge(
     head = row * tl.num_programs(1) + tl.program_id(1)
     at = head * SPLITS + part
     peak = tl.load(peaks + at, mask=there, other=float("-inf"))
-    weight = tl.exp(peak - tl.maximum(tl.max(peak, axis=0), -1e30))  # 0 for parts that are not there
+    highest = tl.maximum(tl.max(peak, axis=0), -1e30)
+    sink = highest
+    if SINKS:
+        sink = tl.load(sinks + tl.program_id(1)).to(tl.float32)
+        highest = tl.maximum(highest, sink)
+    weight = tl.exp(peak - highest)  # 0 for parts that are not there
     total = tl.sum(weight * tl.load(sums + at, mask=there, other=0.0), axis=0)
+    if SINKS:
+        total += tl.exp(sink - highest)
     sum_ = tl.load(parts + at[:, None] * VALUE_DIM + dims, mask=there[:, None] & (dims < VALUE_DIM), other=0.0)
     merged = tl.sum(weight[:, None] * sum_, axis=0) / tl.where(total > 0, total, 1.0)
     tl.store(output + head * VALUE_DIM + dims, merged.to(output.dtype.element_ty), mask=dims < VALUE_DIM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +12,22 @@ from tokenizers import Tokenizer
 
 from nowserving.errors import EngineError
 from workers.engines.attention import NAME, Segment, ShapeTracer
-from workers.engines.cache import CacheLayout, JobCache
+from workers.engines.cache import CacheLayout, JobCache, LayerShape
 from workers.engines.failure import first_line
 from workers.engines.forward import forward, run
 from workers.engines.linear import pack, packed_bytes
 from workers.engines.norm import fuse_norms
 from workers.engines.text import Pieces
 
+log = logging.getLogger(__name__)
+
 PROBE_TOKENS = 24
 TOLERANCES = {torch.float32: 1e-3}
 LOOSE_TOLERANCE = 0.1
 """How far logits of the packed way may be from the model's own, as a part of the largest; below float32, loosely."""
 ROPES_BY_LENGTH = ("dynamic", "longrope")
+WIDTHS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""What a configuration calls the width of a layer's mask, by the layer's type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
         pieces=Pieces(own),
         device=device,
         layout=layout,
-        context_tokens=_context_tokens(config),
+        context_tokens=_context_tokens(config, layout.layers),
         vocabulary=vocabulary,
         stop_ids=_stop_ids(model, tokenizer),
         weights_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) + packed_bytes(model),
@@ -87,6 +93,8 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
     tracer = ShapeTracer()
     try:
         run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
+        if others := [layer for layer in range(config.num_hidden_layers) if layer not in tracer.layers]:
+            raise _unsupported(model, f"its layer {others[0]} does not attend as transformers' models do")
         shapes = tuple(tracer.layers[layer] for layer in range(config.num_hidden_layers))
         layout = CacheLayout(shapes, model.dtype, device)
         first, second = JobCache(layout, PROBE_TOKENS), JobCache(layout, PROBE_TOKENS)
@@ -95,22 +103,42 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
         rest = [Segment(first, half, ids[half:]), Segment(second, last, ids[last:])]
         ours = forward(model, rest, [True, True], device)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise EngineError(f"{type(model).__name__} is not supported by this engine: {first_line(error)}") from error
+        raise _unsupported(model, first_line(error)) from error
     apart = ((ours - own).abs().max() / own.abs().max()).item()
     if not apart <= TOLERANCES.get(model.dtype, LOOSE_TOLERANCE):
-        raise EngineError(
-            f"{type(model).__name__} is not supported by this engine: its logits differ by {apart:.1%} from its own"
-        )
+        raise _unsupported(model, f"its logits differ by {apart:.1%} from its own")
     return layout
 
 
-def _context_tokens(config: Any) -> int:
-    """Positions the model knows. Where rotary angles change with the longest text of a step, only the first ones do."""
+def _unsupported(model: Any, why: str) -> EngineError:
+    kind = type(model).__name__
+    return EngineError(f'{kind} is not supported by this engine: {why}; a server beside it may (engine = "openai")')
+
+
+def _context_tokens(config: Any, layers: Sequence[LayerShape]) -> int:
+    """Positions up to which the model is run right.
+
+    Where rotary angles change with the longest text of a step, it is the first ones; and where a layer leaves to a mask
+    how far it looks back, which so is not made here, those of which such a mask hides none.
+    """
     context = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}
+    limits = [_mask_width(config, number) for number, layer in enumerate(layers) if layer.window is None]
     if rope.get("rope_type") in ROPES_BY_LENGTH:
-        context = min(context, int(rope.get("original_max_position_embeddings", context)))
-    return context
+        limits.append(rope.get("original_max_position_embeddings"))
+    right = min(int(limit) for limit in (context, *limits) if limit)
+    if right < context:
+        log.warning(
+            "jobs may have %d tokens, not %d: further on this engine would not do as the model does", right, context
+        )
+    return right
+
+
+def _mask_width(config: Any, layer: int) -> int | None:
+    types = getattr(config, "layer_types", None)
+    windows = "sliding_window" if getattr(config, "use_sliding_window", True) else ""
+    width: int | None = getattr(config, WIDTHS.get(types[layer], "") if types else windows, None)
+    return width
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
