@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any, TypeVar
 
 import redis
@@ -17,23 +14,15 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
-from nowserving import keys
 from nowserving.call import Call
 from nowserving.errors import NowservingError, UnsuitableRedisError
 from nowserving.primary import greet, greet_async, leave, leave_async
 from nowserving.refusal import DEMOTED, FORGOTTEN, code_of, explain, is_away
-from nowserving.trip import Arrived, Replicas, Script, Trips
+from nowserving.script import load_scripts
+from nowserving.trip import Arrived, Replicas, Trips
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-UNDER_A_CLAIM = ("begin", "progress", "append", "finish", "release", "settle")
-WRITES = ("enqueue", "take", *UNDER_A_CLAIM, "cancel", "renew", "leave", "reap", "reconcile", "redeliver")
-READS = ("look", "positions", "list", "queues", "workers", "read", "mended", "deliveries", "letters", "tally")
-SHARED = ("guard", "prelude", "place", "report", "story", "life")
-"""What scripts share, in the order in which it stands before them: definitions alone, each at the start of a line."""
-SCRIPTS = WRITES + READS
-_DEFINITION = re.compile(r"(?:local )?function [\w.]+|local \w+(?:, \w+)*")
 
 CONNECT_SECONDS = 1.0
 WORKER_REPLY_SECONDS = 5.0
@@ -43,43 +32,6 @@ API_TOTAL_SECONDS = 1.8
 TRIPS = 2
 CONFIRMING_TRIPS = 16
 """Each may wait as long as replicas may take."""
-
-
-def source(script: str) -> str:
-    """A script's Lua text, with the key names and what it uses of SHARED before it.
-
-    Redis makes a script's functions anew at each call: all that is shared would cost an enqueue a fifth of its time.
-    """
-    text, shared = _read_lua(script), _shared()
-    words, used = _words(text), list[_Definition]()
-    while more := [one for one in shared if one not in used and one.names & words]:
-        used += more
-        words = words.union(*(one.words for one in more))
-    return keys.lua_constants() + "".join(one.text for one in shared if one in used) + text
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Definition:
-    """One of what is shared: the names that it defines, all its words, and its text."""
-
-    names: Set[str]
-    words: Set[str]
-    text: str
-
-
-@cache
-def _shared() -> Sequence[_Definition]:
-    texts = re.split(r"^(?=local |function )", "".join(map(_read_lua, SHARED)), flags=re.MULTILINE)
-    found = [(_DEFINITION.match(text), text) for text in texts]
-    return [_Definition(_words(start[0]), _words(text), text) for start, text in found if start]
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text)) - {"local", "function"}
-
-
-def _read_lua(name: str) -> str:
-    return (files("nowserving") / "lua" / f"{name}.lua").read_text("utf-8")
 
 
 def _retry(retries: int) -> Retry:
@@ -126,7 +78,7 @@ class Store:
         """Passed to each script as its clock; '' means Redis's own. Tests set it."""
         self.on_demoted: Callable[[], None] = lambda: None
         """Called when the client's connections were given up, for whoever has connections of another client."""
-        self._scripts = {name: Script.of(source(name)) for name in SCRIPTS}
+        self._scripts = load_scripts()
 
     def run(self, call: Call[T]) -> T:
         """Send one call and read its answer. Raises what the verb says, too."""
@@ -207,7 +159,7 @@ class AsyncStore:
         self.now = now
         self.demoted = asyncio.Event()
         """Set once Redis is no primary any more, for whoever keeps a connection; then another takes its place."""
-        scripts = {name: Script.of(source(name)) for name in SCRIPTS}
+        scripts = load_scripts()
         self._trips = Trips(client, scripts, TRIPS, self._leave)
         self._confirming = self._trips
         if replicas:

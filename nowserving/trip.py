@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,25 +14,13 @@ import redis.asyncio
 from nowserving import keys
 from nowserving.call import Args
 from nowserving.refusal import DEMOTED, FORGOTTEN, code_of
+from nowserving.script import Script
 
 log = logging.getLogger(__name__)
 
 CALLS_A_TRIP = 64
 MARGIN_SECONDS = 0.3
 """What is left of a call's time after replicas were waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script and the name by which Redis remembers it."""
-
-    text: str
-    sha: str
-
-    @classmethod
-    def of(cls, text: str) -> Script:
-        """Name it as Redis does."""
-        return cls(text, hashlib.sha1(text.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
--- Of this and all that is shared each script gets what it uses (store.py), after the names of keys.py. ARGV[1] is always
+-- Of this and all that is shared each script gets what it uses (script.py), after the names of keys.py. ARGV[1] is always
 -- `now` (Unix seconds; '' = Redis's TIME).
 -- Keys are composed here: nowserving refuses cluster mode, the one thing that needs them declared.
 local function clock()

@@ -13,11 +13,11 @@ from typing import cast
 
 import redis
 
-from nowserving import store
+from nowserving import script as scripts
 from tests.worker_process import WorkerProcess
 
 KEY = "witness"
-CLAIMED = store.UNDER_A_CLAIM
+CLAIMED = scripts.UNDER_A_CLAIM
 """The scripts whose arguments are now, id, claim, …"""
 PAGE = 5000
 
@@ -44,8 +44,8 @@ class WitnessedWorker(WorkerProcess):
 
 def install() -> None:
     """Let every store made after this in this process use the noting scripts."""
-    original = store.source
-    store.source = lambda script: around(script, original(script))
+    original = scripts.source
+    scripts.source = lambda script: around(script, original(script))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from nowserving.errors import (
     QueueFullError,
 )
 from nowserving.job import Status, new_job_id
-from nowserving.store import UNDER_A_CLAIM, Store
+from nowserving.script import UNDER_A_CLAIM
+from nowserving.store import Store
 from tests.board import LEASE, MODEL, at, enqueue, look, queue, reap, renew, take, taken_id, texts
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from nowserving import keys
-from nowserving.store import SCRIPTS, SHARED, source
+from nowserving.script import SCRIPTS, SHARED, source
 
 DEFINED = re.compile(r"^(?:local )?function ([\w.]+)|^local (?!function )(\w+(?:, \w+)*)", re.MULTILINE)
 
