@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from fastapi import Response
 
 from api.outlook import EXPLANATIONS, estimate_wait_seconds, find_reason
-from nowserving import shape
+from nowserving import schema
 from nowserving.answer import Look, Wait
 from nowserving.describe import describe_job
 from nowserving.describe_delivery import describe_webhook, summarize_delivery
 from nowserving.job import Job
 
 
-def describe_wait(wait: Wait) -> shape.Wait:
+def describe_wait(wait: Wait) -> schema.QueuePosition:
     """What a queued job waits for. `position` is the number of jobs before it."""
     reason = find_reason(wait)
     return {
@@ -28,12 +28,12 @@ def describe_wait(wait: Wait) -> shape.Wait:
     }
 
 
-def describe(job: Job, queue: shape.Wait | None = None) -> shape.Job:
+def describe(job: Job, queue: schema.QueuePosition | None = None) -> schema.Job:
     """A job as JSON, with the receiver that it named."""
     return {**describe_job(job, queue), "webhook": describe_webhook(job)}
 
 
-def describe_look(look: Look) -> shape.Job:
+def describe_look(look: Look) -> schema.Job:
     """A job as JSON, what it waits for, and what its receivers, if it has any, were told."""
     body = describe(look.job, describe_wait(look.wait) if look.wait else None)
     if look.job.receivers:

@@ -15,9 +15,9 @@ from api.lifespan import StartInOneSentence
 from api.load import Load
 from api.lookout import Lookout
 from api.names import Names
+from api.openapi import PROBLEMS
 from api.pulse import Pulse
 from api.reconcile import Reconciler
-from api.schema import PROBLEMS
 from api.webhook import Webhooks
 from nowserving import __version__
 from nowserving.catalog import Catalog, load_catalog
@@ -49,7 +49,7 @@ def create_app(
         description="Take a number, wait, now serving: generation jobs from a queue.",
         lifespan=lifespan,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: f"{route.tags[0]}_{route.name}",  # what clients made of it call it
+        generate_unique_id_function=lambda route: f"{route.tags[0]}_{route.name}",  # operationId
     )
     problem.install(app)
     app.add_middleware(StartInOneSentence)

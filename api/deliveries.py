@@ -9,18 +9,18 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
-from api.jobs import MAX_SEQUENCE, check_job_id
+from api.jobs import Cursor, check_job_id
 from api.problem import ProblemError
-from api.shape import DeliveryList, DeliveryPage
-from nowserving import letter, shape, verb
+from api.schema import DeliveryList, DeliveryPage
+from nowserving import letter, schema, verb
 from nowserving.delivery import WEBHOOKS, Delivery, DeliveryStatus, is_delivery_id
 from nowserving.describe_delivery import describe_delivery
 from nowserving.store import AsyncStore
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["deliveries"])
 
 
-@router.get("/v1/jobs/{job_id}/deliveries", response_model=DeliveryList)
+@router.get("/v1/jobs/{job_id}/deliveries", name="list_of_job", response_model=DeliveryList)
 async def index_of_job(request: Request, job_id: str) -> Response:
     """What became of a job's webhooks; they may be kept longer than the job."""
     check_job_id(job_id)
@@ -31,11 +31,11 @@ async def index_of_job(request: Request, job_id: str) -> Response:
     return answer_json({"data": await _describe(store, deliveries)})
 
 
-@router.get("/v1/deliveries", response_model=DeliveryPage)
+@router.get("/v1/deliveries", name="list", response_model=DeliveryPage)
 async def index(
     request: Request,
     status: Annotated[DeliveryStatus | None, Query(description="Only deliveries of this status.")] = None,
-    cursor: Annotated[int | None, Query(ge=0, le=MAX_SEQUENCE, description="next_cursor of the page before.")] = None,
+    cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """Kept deliveries of all jobs, newest first. A page may be short and still have a next one."""
@@ -45,7 +45,7 @@ async def index(
     return answer_json({"data": await _describe(store, deliveries), "next_cursor": cursor_text})
 
 
-@router.post("/v1/deliveries/{delivery_id}/redeliver", status_code=202, response_model=shape.Delivery)
+@router.post("/v1/deliveries/{delivery_id}/redeliver", status_code=202, response_model=schema.Delivery)
 async def redeliver(request: Request, delivery_id: str) -> Response:
     """Send it once more, with the same id and all its attempts before it; while it is being sent this does nothing."""
     if not is_delivery_id(delivery_id):
@@ -55,7 +55,7 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
     return answer_json(describe_delivery(await store.run(letter.redeliver(delivery_id)), served), 202)
 
 
-async def _describe(store: AsyncStore, deliveries: Sequence[Delivery]) -> list[shape.Delivery]:
+async def _describe(store: AsyncStore, deliveries: Sequence[Delivery]) -> list[schema.Delivery]:
     pending = any(delivery.status is DeliveryStatus.PENDING for delivery in deliveries)
     served = pending and await _served(store)
     return [describe_delivery(delivery, served) for delivery in deliveries]

@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from api.jobs import submit
+from api.openapi import complete
 from api.problem import ProblemError, answer_error
-from api.schema import complete
 from nowserving.errors import NowservingError
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from api.front import Front, front_of
 from api.header import id_before, precedes, read_last_event_id
 from api.jobs import check_job_id
+from api.openapi import EVENTS, RESUMED
 from api.place import Place
 from api.problem import ProblemError
 from nowserving import verb
@@ -30,7 +31,7 @@ SEND_SECONDS = 60.0
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse)
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses=EVENTS, openapi_extra=RESUMED)
 async def follow(request: Request, job_id: str) -> Response:
     """The job's events to its end; from the first, or after the one that `Last-Event-ID` names."""
     check_job_id(job_id)

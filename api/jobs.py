@@ -6,26 +6,33 @@ from contextlib import nullcontext
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import WithJsonSchema
 
 from api.accept import Accepted, Entry, accept, read_entry, retry_entry
 from api.admission import retry_when_accepted_seconds
 from api.answer import answer_json, answer_look, describe, describe_look
 from api.front import front_of
 from api.header import read_idempotency_key, read_prefer_wait, read_traceparent
+from api.openapi import ACCEPTED, RETRY, SUBMISSION
 from api.problem import ProblemError
-from api.schema import ENDED, RETRY, SUBMISSION
-from api.shape import JobPage
+from api.schema import JobPage
 from api.wait import wait_for_end
-from nowserving import shape, verb
+from nowserving import schema, verb
 from nowserving.job import Status, is_job_id
 
 CONFIRM_SECONDS = 0.1
 MAX_SEQUENCE = 2**53
 
+Cursor = Annotated[
+    int | None,
+    Query(ge=0, le=MAX_SEQUENCE, description="next_cursor of the page before."),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]+$"}),  # to clients a word that they hand back
+]
+
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-@router.post("", status_code=202, response_model=shape.Job, responses=ENDED, openapi_extra=SUBMISSION)
+@router.post("", status_code=202, response_model=schema.Job, responses=ACCEPTED, openapi_extra=SUBMISSION)
 async def submit(request: Request) -> Response:
     """Accept a job: 202 and where to look. With `Prefer: wait=N` 200 and the result, if it ends within N seconds.
 
@@ -71,12 +78,12 @@ def _answer_accepted(entry: Entry, accepted: Accepted) -> Response:
     return answer_json(body, 202, headers)
 
 
-@router.get("", response_model=JobPage)
+@router.get("", name="list", response_model=JobPage)
 async def index(
     request: Request,
     status: Annotated[Status | None, Query(description="Only jobs of this status.")] = None,
     model: Annotated[str, Query(max_length=128, description="Only jobs of this model.")] = "",
-    cursor: Annotated[int | None, Query(ge=0, le=MAX_SEQUENCE, description="next_cursor of the page before.")] = None,
+    cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """Kept jobs, newest first. A page may be short and still have a next one."""
@@ -86,7 +93,7 @@ async def index(
     return answer_json({"data": [describe(job) for job in jobs], "next_cursor": cursor_text})
 
 
-@router.get("/{job_id}", response_model=shape.Job)
+@router.get("/{job_id}", name="get", response_model=schema.Job)
 async def look(
     request: Request,
     job_id: str,
@@ -105,7 +112,7 @@ async def look(
     return answer_look(look)
 
 
-@router.post("/{job_id}/cancel", response_model=shape.Job)
+@router.post("/{job_id}/cancel", response_model=schema.Job)
 async def cancel(request: Request, job_id: str) -> Response:
     """End a job that has not ended; done twice is done once."""
     check_job_id(job_id)
@@ -114,7 +121,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     return answer_look(await store.run(verb.look(job_id)))
 
 
-@router.post("/{job_id}/retry", status_code=202, response_model=shape.Job, responses=ENDED, openapi_extra=RETRY)
+@router.post("/{job_id}/retry", status_code=202, response_model=schema.Job, responses=ACCEPTED, openapi_extra=RETRY)
 async def retry(request: Request, job_id: str) -> Response:
     """Run a job that failed, expired or was canceled anew: a new job with the same input, parameters, seed, clocks
     and receivers, and `retry_of`. What failed with `timeout` would do so again: submit it with a longer

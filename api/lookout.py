@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from api.answer import describe_wait
 from api.load import Load
-from nowserving import shape, verb
+from nowserving import schema, verb
 from nowserving.answer import Wait
 from nowserving.errors import NowservingError
 from nowserving.event import Event
@@ -30,8 +30,8 @@ class View:
 
     def __init__(self, lookout: Lookout, watch: Watch, model: str) -> None:
         self._lookout, self._watch, self._model = lookout, watch, model
-        self._known: shape.Wait | None = None
-        self._news: shape.Wait | None = None
+        self._known: schema.QueuePosition | None = None
+        self._news: schema.QueuePosition | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +39,7 @@ class View:
     def __exit__(self, *_: object) -> None:
         self._lookout.leave(self._watch.job_id, self)
 
-    def begin(self, wait: Wait) -> shape.Wait:
+    def begin(self, wait: Wait) -> schema.QueuePosition:
         """The job waits: what to say of it now."""
         self._known = describe_wait(wait)
         self._lookout.follow(self._watch.job_id, self._model, self)
@@ -54,13 +54,13 @@ class View:
             self._news = None
             self._lookout.leave(self._watch.job_id, self)
 
-    def tell(self, said: shape.Wait) -> None:
+    def tell(self, said: schema.QueuePosition) -> None:
         """Wake the reader if this is news to it."""
         if _gist(said) != _gist(self._known):
             self._news = said
             self._watch.wake()
 
-    def news(self) -> shape.Wait | None:
+    def news(self) -> schema.QueuePosition | None:
         """What has changed since this was asked last."""
         news, self._news = self._news, None
         self._known = news or self._known
@@ -140,6 +140,6 @@ class Lookout:
                     view.tell(said)
 
 
-def _gist(said: shape.Wait | None) -> tuple[Any, ...]:
+def _gist(said: schema.QueuePosition | None) -> tuple[Any, ...]:
     """What makes it worth telling again."""
     return tuple(said[name] for name in ("position", "estimated_wait_seconds", "reason")) if said else ()

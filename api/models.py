@@ -6,13 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
-from api.shape import Model, ModelList
+from api.schema import Model, ModelList
 from nowserving import catalog
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("", response_model=ModelList)
+@router.get("", name="list", response_model=ModelList)
 async def index(request: Request) -> Response:
     """The models there are."""
     front = front_of(request)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nowserving.answer import Wait
-from nowserving.shape import Reason
+from nowserving.schema import WaitReason
 
-EXPLANATIONS: dict[Reason, str] = {
+EXPLANATIONS: dict[WaitReason, str] = {
     "no_worker": "no worker serves this model now",
     "retry_backoff": "it waits before its next try",
     "behind": "jobs before it in the queue go first",
@@ -19,11 +19,11 @@ EXPLANATIONS: dict[Reason, str] = {
     "engine": "the workers' engine is loading or away",
     "draining": "the workers are stopping",
 }
-_PREFERRED: tuple[Reason, ...] = ("gpu_memory", "ledger", "slots", "suspect", "engine", "draining")
+_PREFERRED: tuple[WaitReason, ...] = ("gpu_memory", "ledger", "slots", "suspect", "engine", "draining")
 """Of several workers' reasons the one that tells most of when this changes."""
 
 
-def find_reason(wait: Wait) -> Reason:
+def find_reason(wait: Wait) -> WaitReason:
     """Why the job is not running: a key of EXPLANATIONS."""
     if wait.delayed_until is not None:
         return "retry_backoff"

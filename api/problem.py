@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.schema import allowed_methods
+from api.openapi import allowed_methods
 from nowserving.errors import NowservingError
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Queues: how each model's stands."""
+"""QueueList: how each model's stands."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
-from api.shape import Queue, Queues
+from api.schema import Queue, QueueList
 from nowserving import verb
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"])
 
 
-@router.get("", response_model=Queues)
+@router.get("", name="list", response_model=QueueList)
 async def index(request: Request) -> Response:
     """Each model's queue: how many jobs wait, by lane; `delayed` ones wait for their next try.
 

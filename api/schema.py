@@ -1,98 +1,131 @@
-"""What the OpenAPI document says beyond what FastAPI finds out by itself."""
+"""The shapes of what the API answers beside jobs and deliveries (nowserving/shape.py), for the OpenAPI document."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from typing import Annotated, Literal, NotRequired
 
-from nowserving.job import Submission
-from nowserving.shape import Job
+from pydantic import Field
+from typing_extensions import TypedDict
 
-_REF = "#/components/schemas/{model}"
+from nowserving.schema import Delivery, Job, Timestamp
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "Every error is problem+json (RFC 9457).",
-        "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}},
-    }
-}
-
-ENDED: dict[int | str, dict[str, Any]] = {
-    200: {"model": Job, "description": "The job has ended by now."},
-}
-"""Beside 202."""
-
-_IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "The same key and body make one job, however often they are sent.",
-}
-_TRACEPARENT = {
-    "name": "traceparent",
-    "in": "header",
-    "schema": {"type": "string", "example": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
-    "description": "The trace (W3C Trace Context) that the job's webhooks carry on.",
-}
-_API_KEY = {
-    "name": "X-API-Key",
-    "in": "header",
-    "schema": {"type": "string"},
-    "description": "Whose default receivers are called back; `Authorization: Bearer KEY` says the same.",
-}
-RETRY: dict[str, Any] = {"parameters": [_IDEMPOTENCY_KEY, _TRACEPARENT]}
-SUBMISSION: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": _REF.format(model="Submission")}}},
-    },
-    "parameters": [
-        _IDEMPOTENCY_KEY,
-        {
-            "name": "Prefer",
-            "in": "header",
-            "schema": {"type": "string", "example": "wait=30"},
-            "description": "`wait=N`: answer with the result if the job ends within N seconds (RFC 7240).",
-        },
-        _TRACEPARENT,
-        _API_KEY,
-    ],
-}
-
-_PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "code", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string", "description": "Stable; match on this."},
-        "detail": {"type": "string", "description": "What was wrong, and what is allowed."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
-    },
-}
+Cursor = Annotated[str | None, Field(description="Asks for the page after this one; null: there is none.")]
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Add the schemas that the routes above name."""
-    submission = Submission.model_json_schema(ref_template=_REF)
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas |= {**submission.pop("$defs"), "Submission": submission, "Problem": _PROBLEM}
-    return document
+class JobPage(TypedDict):
+    """Kept jobs, newest first."""
+
+    data: list[Job]
+    next_cursor: Cursor
 
 
-def allowed_methods(document: dict[str, Any], path: str) -> str:
-    """What may be done at a path, as an Allow header; '' if nothing is known of it."""
-    methods = {
-        method.upper()
-        for template, operations in document["paths"].items()
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
-        for method in operations
-    }
-    return ", ".join(sorted(methods))
+class DeliveryList(TypedDict):
+    """A job's deliveries."""
+
+    data: list[Delivery]
+
+
+class DeliveryPage(TypedDict):
+    """Kept deliveries, newest first."""
+
+    data: list[Delivery]
+    next_cursor: Cursor
+
+
+class Model(TypedDict):
+    """A model of the catalog, as OpenAI describes one, and more."""
+
+    id: str
+    object: Literal["model"]
+    created: Annotated[int, Field(description="Unix seconds.")]
+    owned_by: str
+    engine: str
+    slots: Annotated[int, Field(description="Jobs that a worker runs at once.")]
+    max_new_tokens: int
+
+
+class ModelList(TypedDict):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Queue(TypedDict):
+    """How a model's queue stands, in jobs and workers."""
+
+    model: str
+    depth: Annotated[int, Field(description="Jobs that wait: normal, batch and delayed ones.")]
+    normal: int
+    batch: int
+    delayed: Annotated[int, Field(description="They wait for their next try.")]
+    running: int
+    workers: int
+    busy: Annotated[int, Field(description="Workers that run a job.")]
+    blocked: Annotated[int, Field(description="Workers that are full, of memory or of slots.")]
+    dead: Annotated[int, Field(description="What stood in the model's keys and is no job.")]
+    oldest_wait_seconds: Annotated[float | None, Field(description="How long the oldest waits; null: none does.")]
+    run_seconds: Annotated[float | None, Field(description="How long recent jobs ran, on average; null: unknown.")]
+
+
+class QueueList(TypedDict):
+    """All queues, and how much had to be put right, by kind."""
+
+    data: list[Queue]
+    mended: dict[str, int]
+
+
+class Gate(TypedDict):
+    """Whether a worker takes jobs, and why not."""
+
+    open: bool
+    reason: Annotated[
+        str | None,
+        Field(description="`gpu_memory`, `ledger`, `slots`, `suspect`, `engine` or `draining`; null: it is open."),
+    ]
+
+
+class Memory(TypedDict, total=False):
+    """A worker's memory."""
+
+    used_bytes: int
+    limit_bytes: int
+    room_bytes: int
+    promised_bytes: int
+    budget_bytes: int
+
+
+class Worker(TypedDict):
+    """What a live worker says of itself; one of another version may say less, or more."""
+
+    name: str
+    model: Annotated[str, Field(description="`@webhooks`: it is a deliverer.")]
+    state: NotRequired[Annotated[str, Field(description="`loading`, `ready`, `draining` or `failed`.")]]
+    detail: NotRequired[Annotated[str, Field(description="How far it has come, or why it failed.")]]
+    slots: NotRequired[int]
+    running: NotRequired[int]
+    gate: NotRequired[Gate]
+    started_at: NotRequired[Timestamp]
+    version: NotRequired[str]
+    engine: NotRequired[str]
+    start_seconds: NotRequired[Annotated[dict[str, float], Field(description="What each phase of its start took.")]]
+    memory: NotRequired[Memory]
+
+
+class WorkerList(TypedDict):
+    """All live workers."""
+
+    data: list[Worker]
+
+
+class Liveness(TypedDict):
+    """This process serves."""
+
+    status: Literal["ok"]
+
+
+class Health(Liveness):
+    """This process serves, and what it last heard of Redis."""
+
+    redis: Annotated[str, Field(description="`ok`, `unavailable`, or `unsuitable: …`, as of a second ago.")]
+    version: str

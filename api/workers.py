@@ -6,14 +6,14 @@ from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
-from api.shape import WorkerList
+from api.schema import WorkerList
 from nowserving import verb
 from nowserving.delivery import WEBHOOKS
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
 
-@router.get("", response_model=WorkerList)
+@router.get("", name="list", response_model=WorkerList)
 async def index(request: Request) -> Response:
     """The live workers: state, slots, running jobs, memory, and why the gate is closed if it is.
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import cast
 
-from nowserving import shape
+from nowserving import schema
 from nowserving.job import Job, rfc3339
 
 
-def describe_urls(job_id: str) -> shape.Urls:
+def describe_urls(job_id: str) -> schema.Urls:
     """Where to go on from here."""
     path = f"/v1/jobs/{job_id}"
     return {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"}
 
 
-def describe_job(job: Job, queue: shape.Wait | None = None) -> shape.Job:
+def describe_job(job: Job, queue: schema.QueuePosition | None = None) -> schema.Job:
     """A job as JSON; `queue` is what it waits for, if it waits."""
     return {
         "id": job.id,
@@ -26,8 +26,8 @@ def describe_job(job: Job, queue: shape.Wait | None = None) -> shape.Job:
         "started_at": rfc3339(job.started_at),
         "finished_at": rfc3339(job.finished_at),
         "queue": queue,
-        "output": cast(shape.Output | None, job.output),
-        "error": cast(shape.Failure | None, job.error),
+        "output": cast(schema.Output | None, job.output),
+        "error": cast(schema.JobError | None, job.error),
         "parameters": job.parameters.model_dump(),
         "start_within_seconds": job.start_within_seconds,
         "timeout_seconds": job.timeout_seconds,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from nowserving import shape
+from nowserving import schema
 from nowserving.delivery import Delivery, DeliveryStatus
 from nowserving.job import Job, rfc3339
 
 
-def describe_webhook(job: Job) -> shape.Webhook | None:
+def describe_webhook(job: Job) -> schema.JobWebhook | None:
     """The receiver that the job itself named, if it did."""
     own = next((receiver for receiver in job.receivers if receiver.name is None), None)
     return {"url": own.url, "events": list(own.events)} if own else None
 
 
-def summarize_delivery(delivery: Delivery) -> shape.DeliverySummary:
+def summarize_delivery(delivery: Delivery) -> schema.DeliverySummary:
     """How it stands, in a job's answer."""
     return {
         "id": delivery.id,
@@ -26,7 +26,7 @@ def summarize_delivery(delivery: Delivery) -> shape.DeliverySummary:
     }
 
 
-def _why_pending(delivery: Delivery, served: bool) -> shape.WhyPending | None:
+def _why_pending(delivery: Delivery, served: bool) -> schema.PendingReason | None:
     """Why a pending one is not being sent; None for any other."""
     if delivery.status is not DeliveryStatus.PENDING:
         return None
@@ -35,7 +35,7 @@ def _why_pending(delivery: Delivery, served: bool) -> shape.WhyPending | None:
     return "behind" if served else "no_deliverer"
 
 
-def describe_delivery(delivery: Delivery, served: bool) -> shape.Delivery:
+def describe_delivery(delivery: Delivery, served: bool) -> schema.Delivery:
     """All of it; `attempt_count` counts from its birth or its redelivery, `attempts` are the last 20 ever made.
 
     `served`: whether a deliverer lives.

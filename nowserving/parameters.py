@@ -21,7 +21,16 @@ class Parameters(BaseModel):
 
     model_config = STRICT
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    max_new_tokens: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Without it 256, or the model's limit if that is lower.",
+            # Clients that are made of the schema send what it calls a default.
+            json_schema_extra=lambda schema: schema.pop("default", None),
+        ),
+    ] = 256
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NOWSERVING_", frozen=True, extra="ignore")
 
     redis_password: SecretStr | None = Field(
-        None, description="Redis's password as it is, where REDIS_URL holds none: from a Secret, say."
+        None, description="Redis's password as it is, where `NOWSERVING_REDIS_URL` holds none: from a Secret, say."
     )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
@@ -75,7 +75,9 @@ class Settings(BaseSettings):
         0.5, description="How long they may take; after that the job is accepted as `unconfirmed`."
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(1_048_576, description="Largest body of a POST, bytes.")
-    idempotency_seconds: Annotated[int, Field(ge=1)] = Field(86400, description="How long an Idempotency-Key counts.")
+    idempotency_seconds: Annotated[int, Field(ge=1)] = Field(
+        86400, description="How long an Idempotency-Key counts, also when its job is kept for less."
+    )
     max_wait_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
         60.0, description="The longest ?wait= or Prefer: wait= that is honoured; longer ones are cut to it."
     )
@@ -83,11 +85,14 @@ class Settings(BaseSettings):
         10_000, description="Clients that may wait or stream at once on one API process; more are refused with 503."
     )
     memory_probe: str = Field(
-        "auto", description="How a worker measures memory: auto, cuda, host, file:PATH, or package.module:Class."
+        "auto",
+        description="How a worker measures memory: auto, cuda, host, file:PATH (two integers, used and total bytes), "
+        "or package.module:Class (workers/memory.py).",
     )
     memory_limit_bytes: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Bytes all processes use together above which the gate closes; by default its own share counts.",
+        description="Bytes of all processes on the device above which the gate closes; without it only the worker's "
+        "own count, against `memory_fraction`.",
     )
 
     worker_port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -103,7 +108,8 @@ class Settings(BaseSettings):
         description="Hosts and networks, apart by commas, that webhooks may reach though private, by http, too.",
     )
     webhook_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], *Listed] = Field(
-        (443, 8443), description="Ports that webhooks may go to, apart by commas; those of `WEBHOOK_ALLOW` to any."
+        (443, 8443),
+        description="Ports that webhooks may go to, apart by commas; those of `NOWSERVING_WEBHOOK_ALLOW` to any.",
     )
     webhook_retry_seconds: Annotated[
         tuple[Annotated[float, Field(ge=0, le=7 * 86400)], ...], *Listed, Field(max_length=50)
@@ -161,6 +167,6 @@ def document() -> str:
             default = default.get_secret_value()
         if isinstance(default, tuple):
             default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
-        shown = "none" if default in (None, "") else str(default).replace(str(Path.home()), "~")
-        rows.append(f"| `NOWSERVING_{name.upper()}` | `{shown}` | {field.description} |")
+        shown = "none" if default in (None, "") else f"`{str(default).replace(str(Path.home()), '~')}`"
+        rows.append(f"| `NOWSERVING_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows) + "\n"

@@ -15,7 +15,7 @@ from nowserving.catalog import parse_catalog
 from nowserving.cli.port import find_free_port
 from nowserving.settings import Settings
 from nowserving.target import Resolver
-from tests.contract import CONTRACT
+from tests.contract import check
 
 MODEL = "noop"
 CATALOG = {"models": {MODEL: {"engine": "noop", "slots": 2, "max_new_tokens": 512}}}
@@ -32,9 +32,7 @@ class ApiServer:
     def __init__(self, redis_url: str, resolver: Resolver = know_nobody, **settings: Any) -> None:
         self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(
-            base_url=self.url, timeout=10, trust_env=False, event_hooks={"response": [CONTRACT.check]}
-        )
+        self.http = httpx.Client(base_url=self.url, timeout=10, trust_env=False, event_hooks={"response": [check]})
         read = Settings(redis_url=SecretStr(redis_url), **settings)
         self.app = create_app(read, parse_catalog(CATALOG, "test"), resolver)
         config = uvicorn.Config(self.app, port=self.port, log_level="warning", timeout_graceful_shutdown=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from nowserving import keys, letter, verb
+from nowserving import __version__, keys, letter, verb
 from nowserving.answer import Taken
 from nowserving.delivery import WEBHOOKS, Attempt, Delivery
 from nowserving.job import Status, Submission, fields_of, new_job_id
@@ -70,7 +70,13 @@ def pick_one(store: Store) -> Taken:
 
 def beat(store: Store, worker: str = "d", reason: str | None = None) -> None:
     """Let a deliverer say that it lives, and why its gate is closed if it is."""
-    said = {"state": "ready", "slots": 32, "running": 0, "gate": {"open": not reason, "reason": reason}, "version": "7"}
+    said = {
+        "state": "ready",
+        "slots": 32,
+        "running": 0,
+        "gate": {"open": not reason, "reason": reason},
+        "version": __version__,
+    }
     board.renew(store, model=WEBHOOKS, worker=worker, info=said)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nowserving import keys, verb
+from nowserving import __version__, keys, verb
 from nowserving.call import Call
 from nowserving.delivery import WEBHOOKS, Attempt
 from nowserving.errors import StoreUnavailableError
@@ -239,7 +239,7 @@ def test_the_reconciler_finds_a_delivery_that_stands_nowhere(
 def test_deliverers_are_shown_beside_workers_and_their_queue_is_no_models(api: ApiServer, live: Store) -> None:
     beat(live)
     (shown,) = api.http.get("/v1/workers").json()["data"]
-    assert (shown["name"], shown["model"], shown["version"]) == ("d", WEBHOOKS, "7")
+    assert (shown["name"], shown["model"], shown["version"]) == ("d", WEBHOOKS, __version__)
     assert [queue["model"] for queue in api.http.get("/v1/queues").json()["data"]] == [MODEL]
 
 

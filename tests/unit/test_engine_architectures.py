@@ -34,13 +34,25 @@ SERVED: dict[str, dict[str, Any]] = {
     "phi3": WINDOW | {"num_key_value_heads": 2},
     "qwen3_moe": GQA | MOE,
 }
-MASKED: dict[str, dict[str, Any]] = {
+LIMITED: dict[str, dict[str, Any]] = {
     "llama4_text": GQA | {"attention_chunk_size": 24, "intermediate_size_mlp": 64, "num_local_experts": 2},
     "phimoe": GQA | WINDOW | {"num_local_experts": 2},
+    "phi3": {
+        "num_key_value_heads": 2,
+        "original_max_position_embeddings": 24,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8,
+        },
+    },
     "qwen2_moe": GQA | MOE | TYPES | {"use_sliding_window": True, "shared_expert_intermediate_size": 32},
 }
-"""Their attention is not told how far it may look back, only their masks are, which this engine does not make."""
-UNLIKE = {"bloom": {"n_layer": 2, "n_head": 4}, "mamba": {"state_size": 4}}
+"""Their attention is not told how far it may look back, only their masks are, which this engine does not make; or their
+rotary angles depend on the longest text of a step.
+"""
+REFUSED = {"bloom": {"n_layer": 2, "n_head": 4}, "mamba": {"state_size": 4}}
 
 
 def engine_of(kind: str, options: dict[str, Any]) -> tuple[TransformersEngine, Oracle]:
@@ -50,12 +62,12 @@ def engine_of(kind: str, options: dict[str, Any]) -> tuple[TransformersEngine, O
 
 
 def run(engine: TransformersEngine, oracle: Oracle, texts: list[str], new_tokens: int) -> None:
-    """At once, and their texts must be plain `generate`'s of each."""
+    """Run all texts at once; each must be plain `generate`'s."""
     engine.start()
     try:
         asked = []
         for text in texts:
-            # Drawn, since the likeliest token of some is the last one, over and over.
+            # Sampled: greedily some of these models repeat one token for ever.
             parameters = Parameters(max_new_tokens=new_tokens, temperature=3, seed=1, ignore_eos=True)
             prompt = Prompt(text, Input(prompt=text), parameters, 60)
             prepared, sink = engine.prepare(prompt), Collected()
@@ -64,7 +76,7 @@ def run(engine: TransformersEngine, oracle: Oracle, texts: list[str], new_tokens
         for prompt, prepared, sink in asked:
             assert sink.wait().error is None
             assert sink.ids == oracle.generate(prompt, prepared.prompt_ids)
-            assert len(set(sink.ids)) > 5, "a text so plain shows nothing"
+            assert len(set(sink.ids)) > 5, "too uniform a text to show anything"
     finally:
         engine.close()
 
@@ -74,17 +86,17 @@ def test_texts_are_those_of_plain_generate(kind: str) -> None:
     run(*engine_of(kind, SERVED[kind]), ["The quick brown fox", "x = [1, 2]"], NEW_TOKENS)
 
 
-@pytest.mark.parametrize("kind", MASKED)
-def test_beyond_a_mask_that_is_not_made_no_job_is_run(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    engine, oracle = engine_of(kind, MASKED[kind])
+@pytest.mark.parametrize("kind", LIMITED)
+def test_no_job_is_run_beyond_what_is_computed_as_the_model_does(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine, oracle = engine_of(kind, LIMITED[kind])
     with caplog.at_level(logging.WARNING, "workers"):
         run(engine, oracle, ["The quick", "x = [1"], 15)
-    assert "jobs may have 24 tokens" in caplog.text
+    assert "limited to 24 tokens" in caplog.text
     with pytest.raises(TooLargeError, match="24"):
         engine.prepare(Prompt("long", Input(prompt="The quick"), Parameters(max_new_tokens=16), 60))
 
 
-@pytest.mark.parametrize("kind", UNLIKE)
-def test_what_attends_otherwise_is_refused_and_where_to_serve_it_is_said(kind: str) -> None:
-    with pytest.raises(EngineError, match=r'its layer 0 does not attend as .* \(engine = "openai"\)'):
-        adopt_model(make_model_of({"model_type": kind, **UNLIKE[kind]}), make_tokenizer())
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_attends_in_another_way_is_refused_and_where_to_serve_it_is_said(kind: str) -> None:
+    with pytest.raises(EngineError, match=r'its layer 0 does not use .* interface; .* \(engine = "openai"\)'):
+        adopt_model(make_model_of({"model_type": kind, **REFUSED[kind]}), make_tokenizer())

@@ -231,7 +231,7 @@ def test_a_model_that_attends_otherwise_is_refused() -> None:
     calls = iter(range(100))
     rotary.register_forward_hook(lambda module, inputs, output: output * (1 if next(calls) < 1 else 2))
     engine = TransformersEngine.of(model, make_tokenizer(), slots=1, budget_bytes=10**9)
-    with pytest.raises(EngineError, match="logits differ"):
+    with pytest.raises(EngineError, match="logits in a packed step differ"):
         engine.start()
     assert not engine.health().alive
 

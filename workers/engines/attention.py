@@ -24,20 +24,26 @@ SHORT_TOKENS = 128
 PADDED_TOKENS = 8192
 """The most that such a batch may have, padding included: it must not need more memory than other steps do."""
 DIMS_ALIGNED = 8
-"""torch's fast kernels take no other number of dimensions."""
+"""torch's fused kernels want numbers of dimensions that are a multiple of this, and as many of keys as of values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """How a layer scores keys: times `scale` (None: 1/√dim), of the last `window` tokens, tanh-capped at `softcap`.
 
-    `sinks` [heads] are scores of one more key, which every token sees and whose value is nothing (gpt-oss has it).
+    `sinks` [heads], a logit for each query head, are of one more key, which every token sees and whose value is zero
+    (gpt-oss has it). No layer has both sinks and a softcap.
     """
 
     scale: float | None = None
     window: int | None = None
     softcap: float | None = None
     sinks: torch.Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch's causal attention scores the same within the window."""
+        return self.softcap is None and self.sinks is None
 
 
 class Attention(Protocol):
@@ -190,8 +196,7 @@ class Prompts:
 
     def allow(self, scoring: Scoring) -> bool:
         """Whether a layer that scores so sees all of each prompt, and scores as torch does."""
-        plain = scoring.softcap is None and scoring.sinks is None
-        return plain and (scoring.window is None or self._longest <= scoring.window)
+        return scoring.plain and (scoring.window is None or self._longest <= scoring.window)
 
     def keep(self, layer: int, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
         """Put the batch's new keys and values into their caches; given are those of all of the step's segments."""
@@ -233,15 +238,26 @@ def _attend(
         keys.index_copy_(1, places, key)
         values.index_copy_(1, places, value)
     whole = end <= slots and (window is None or end <= window or new == 1)
-    causal = whole and start == 0 and new > 1
+    causal = whole and start == 0 and new > 1 and scoring.plain
     mask = None if whole and (causal or new == 1) else segment.mask(slots, window, keys.device)
-    if causal and not (scoring.softcap is None and scoring.sinks is None):
-        causal, mask = False, segment.mask(slots, window, keys.device)
     if scoring.softcap is not None:
         return _attend_softcapped(query, keys, values, scale, scoring.softcap, mask)
     if scoring.sinks is not None:
         scale = query.shape[2] ** -0.5 if scale is None else scale
-        query, keys, values, mask = _with_sinks(query, keys, values, mask, scoring.sinks / scale)
+        parts = _with_sinks(query, keys, values, mask, scoring.sinks / scale)
+        return _attend_plainly(*parts, False, scale)[..., : values.shape[2]]
+    return _attend_plainly(query, keys, values, mask, causal, scale)
+
+
+def _attend_plainly(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    new = query.shape[1]
     heads, kv_heads, dim = query.shape[0], keys.shape[0], query.shape[2]
     if keys.is_cuda and mask is None:
         return scaled_dot_product_attention(
@@ -267,9 +283,13 @@ def _attend(
 def _with_sinks(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, sinks: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The same with one more key, whose score is in a dimension of its own: so no [heads, new, tokens] is in memory."""
+    """The same with one more key, whose score is in a dimension of its own, so that torch's fused kernels serve.
+
+    It copies the layer's keys and values. The answer has dimensions too many.
+    """
     dim = query.shape[2]
-    query, keys, values = pad(query, (0, DIMS_ALIGNED)), pad(keys, (0, DIMS_ALIGNED, 0, 1)), pad(values, (0, 0, 0, 1))
+    query = pad(query, (0, DIMS_ALIGNED))
+    keys, values = (pad(tensor, (0, DIMS_ALIGNED, 0, 1)) for tensor in (keys, values))
     query[:, :, dim] = sinks[:, None]
     keys[:, -1, dim] = 1
     return query, keys, values, None if mask is None else pad(mask, (0, 1), value=True)

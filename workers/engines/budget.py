@@ -40,7 +40,7 @@ def most_step_bytes(loaded: LoadedModel, slots: int) -> int:
 
 
 def _largest(size: int | Sequence[int]) -> int:
-    """Some models have a size for each layer."""
+    """Gemma 3n has a size for each layer."""
     return int(size) if isinstance(size, int) else max(map(int, size))
 
 

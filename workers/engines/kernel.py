@@ -91,7 +91,7 @@ class TritonKernel:
             sums,
             table.ends,
             output,
-            sums if scoring.sinks is None else scoring.sinks,
+            sums if scoring.sinks is None else scoring.sinks,  # without SINKS nobody reads it
             SINKS=scoring.sinks is not None,
             VALUE_DIM=value_dim,
             VALUE_PADDED=padded,
@@ -225,7 +225,7 @@ def _merge(
 ):
     """One row and head from its parts; zeros for a row that pads the batch, which has none.
 
-    A sink is one more part, whose values are nothing.
+    A sink is one more part, whose values are zero.
     """
     row = tl.program_id(0)
     begin, end, chunk = _span(ends, row, WINDOW, CHUNK, SPLITS)
@@ -234,15 +234,10 @@ def _merge(
     head = row * tl.num_programs(1) + tl.program_id(1)
     at = head * SPLITS + part
     peak = tl.load(peaks + at, mask=there, other=float("-inf"))
-    highest = tl.maximum(tl.max(peak, axis=0), -1e30)
-    sink = highest
-    if SINKS:
-        sink = tl.load(sinks + tl.program_id(1)).to(tl.float32)
-        highest = tl.maximum(highest, sink)
+    sink = tl.load(sinks + tl.program_id(1)).to(tl.float32) if SINKS else float("-inf")
+    highest = tl.maximum(tl.maximum(tl.max(peak, axis=0), sink), -1e30)
     weight = tl.exp(peak - highest)  # 0 for parts that are not there
-    total = tl.sum(weight * tl.load(sums + at, mask=there, other=0.0), axis=0)
-    if SINKS:
-        total += tl.exp(sink - highest)
+    total = tl.sum(weight * tl.load(sums + at, mask=there, other=0.0), axis=0) + tl.exp(sink - highest)
     sum_ = tl.load(parts + at[:, None] * VALUE_DIM + dims, mask=there[:, None] & (dims < VALUE_DIM), other=0.0)
     merged = tl.sum(weight[:, None] * sum_, axis=0) / tl.where(total > 0, total, 1.0)
     tl.store(output + head * VALUE_DIM + dims, merged.to(output.dtype.element_ty), mask=dims < VALUE_DIM)

@@ -80,7 +80,7 @@ def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
 def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> CacheLayout:
     """Trace the shapes, then compare two packed steps with the model's own way on the same tokens.
 
-    So a model whose attention does more than ours (a recurrent state, sinks, a bias) is refused, never run wrong.
+    So a model that attends in another way (a recurrent state, ALiBi) is refused, not run wrong. Raises EngineError.
     """
     if model.config._attn_implementation == NAME:
         model.set_attn_implementation("eager")
@@ -94,7 +94,7 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
     try:
         run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
         if others := [layer for layer in range(config.num_hidden_layers) if layer not in tracer.layers]:
-            raise _unsupported(model, f"its layer {others[0]} does not attend as transformers' models do")
+            raise _unsupported(model, f"its layer {others[0]} does not use transformers' attention interface")
         shapes = tuple(tracer.layers[layer] for layer in range(config.num_hidden_layers))
         layout = CacheLayout(shapes, model.dtype, device)
         first, second = JobCache(layout, PROBE_TOKENS), JobCache(layout, PROBE_TOKENS)
@@ -106,7 +106,7 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
         raise _unsupported(model, first_line(error)) from error
     apart = ((ours - own).abs().max() / own.abs().max()).item()
     if not apart <= TOLERANCES.get(model.dtype, LOOSE_TOLERANCE):
-        raise _unsupported(model, f"its logits differ by {apart:.1%} from its own")
+        raise _unsupported(model, f"its logits in a packed step differ by {apart:.1%} from transformers' own")
     return layout
 
 
@@ -116,10 +116,10 @@ def _unsupported(model: Any, why: str) -> EngineError:
 
 
 def _context_tokens(config: Any, layers: Sequence[LayerShape]) -> int:
-    """Positions up to which the model is run right.
+    """How many tokens of a job are computed as the model itself does.
 
-    Where rotary angles change with the longest text of a step, it is the first ones; and where a layer leaves to a mask
-    how far it looks back, which so is not made here, those of which such a mask hides none.
+    Fewer than its context where rotary angles depend on the longest text of a step, and where a mask alone, which this
+    engine does not make, limits how far a layer looks back.
     """
     context = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -129,15 +129,18 @@ def _context_tokens(config: Any, layers: Sequence[LayerShape]) -> int:
     right = min(int(limit) for limit in (context, *limits) if limit)
     if right < context:
         log.warning(
-            "jobs may have %d tokens, not %d: further on this engine would not do as the model does", right, context
+            "jobs are limited to %d tokens of the model's %d: beyond that this engine would compute something else",
+            right,
+            context,
         )
     return right
 
 
 def _mask_width(config: Any, layer: int) -> int | None:
+    """How many tokens a layer's mask lets it look back on, by the configuration; None or 0: all."""
     types = getattr(config, "layer_types", None)
-    windows = "sliding_window" if getattr(config, "use_sliding_window", True) else ""
-    width: int | None = getattr(config, WIDTHS.get(types[layer], "") if types else windows, None)
+    name = WIDTHS.get(types[layer]) if types else "sliding_window"
+    width: int | None = getattr(config, name, None) if name else None
     return width
 
 

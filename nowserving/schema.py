@@ -1,4 +1,4 @@
-"""What is answered, as types: whoever builds it is checked against them, and the OpenAPI document shows them."""
+"""What is answered, as types: most of what builds it is checked against them, and the OpenAPI document shows them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing_extensions import TypedDict
 
 from nowserving.delivery import DeliveryStatus, Event
 from nowserving.job import Lane, Status
-from nowserving.parameters import Parameters
+from nowserving.parameters import STRICT, Parameters
 
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC.")]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC.")]
 
-Reason = Literal[
+WaitReason = Literal[
     "no_worker",
     "retry_backoff",
     "behind",
@@ -26,16 +26,26 @@ Reason = Literal[
     "draining",
 ]
 """Why a job waits."""
-WhyPending = Literal["retry_backoff", "behind", "no_deliverer"]
+PendingReason = Literal["retry_backoff", "behind", "no_deliverer"]
+"""Why a delivery is not being sent."""
 
 
-class Wait(TypedDict):
+class JobParameters(Parameters):
+    """All parameters, with the seed that was chosen."""
+
+    model_config = STRICT | {"json_schema_serialization_defaults_required": True}
+
+
+ATTEMPT = "Executions charged to it, of max_attempts at most; refunded by its first token, so mostly 0."
+
+
+class QueuePosition(TypedDict):
     """What a queued job waits for."""
 
     depth: Annotated[int, Field(description="Jobs that wait for this model.")]
     position: Annotated[int, Field(description="Jobs before it.")]
-    estimated_wait_seconds: Annotated[float | None, Field(description="By how long jobs ran lately; null: unknown.")]
-    reason: Reason
+    estimated_wait_seconds: Annotated[float | None, Field(description="From how long recent jobs ran; null: unknown.")]
+    reason: WaitReason
     explanation: Annotated[str, Field(description="The reason as a sentence.")]
 
 
@@ -54,7 +64,7 @@ class Output(TypedDict):
     usage: Usage
 
 
-class Failure(TypedDict):
+class JobError(TypedDict):
     """Why a job failed."""
 
     code: Annotated[str, Field(description="Stable; match on this.")]
@@ -70,7 +80,7 @@ class Urls(TypedDict):
     cancel: str
 
 
-class Webhook(TypedDict):
+class JobWebhook(TypedDict):
     """The receiver that the job itself named."""
 
     url: str
@@ -86,26 +96,26 @@ class DeliverySummary(TypedDict):
     url: str
     status: DeliveryStatus
     attempt_count: Annotated[int, Field(description="Since its birth or its redelivery.")]
-    next_attempt_at: Time | None
+    next_attempt_at: Timestamp | None
 
 
 class Attempt(TypedDict):
     """One HTTP try."""
 
-    at: Time
-    status: Annotated[int | None, Field(description="The answer's; null: there was none.")]
-    latency_seconds: float
+    at: Timestamp
+    status: Annotated[int | None, Field(description="HTTP status of the response; null: none came.")]
+    latency_seconds: Annotated[float, Field(description="From its sending to the response, or to the error.")]
     error: str | None
-    answer: Annotated[str, Field(description="The answer's beginning.")]
+    answer: Annotated[str, Field(description="The beginning of the response's body.")]
 
 
 class Delivery(DeliverySummary):
     """A webhook's delivery, with its last attempts."""
 
-    reason: Annotated[WhyPending | None, Field(description="Why a pending one is not being sent.")]
-    job: str
-    created_at: Time
-    finished_at: Time | None
+    reason: Annotated[PendingReason | None, Field(description="Why a pending one is not being sent.")]
+    job: Annotated[str, Field(description="The job's id.")]
+    created_at: Timestamp
+    finished_at: Timestamp | None
     attempts: list[Attempt]
 
 
@@ -116,21 +126,21 @@ class Job(TypedDict):
     model: str
     status: Status
     lane: Lane
-    attempt: Annotated[int, Field(description="Executions charged to it: of a job that goes well, none.")]
-    created_at: Time
-    started_at: Time | None
-    finished_at: Time | None
-    queue: Annotated[Wait | None, Field(description="While it is queued.")]
+    attempt: Annotated[int, Field(description=ATTEMPT)]
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    queue: Annotated[QueuePosition | None, Field(description="While it is queued.")]
     output: Annotated[Output | None, Field(description="Once it has succeeded, or was stopped after it began.")]
-    error: Annotated[Failure | None, Field(description="Once it has failed.")]
-    parameters: Annotated[dict[str, Any], GetPydanticSchema(lambda _, handler: handler(Parameters))]
+    error: Annotated[JobError | None, Field(description="Once it has failed.")]
+    parameters: Annotated[dict[str, Any], GetPydanticSchema(lambda _, handler: handler(JobParameters))]
     start_within_seconds: float | None
     timeout_seconds: float
     retain_seconds: float
     metadata: dict[str, str]
     retry_of: Annotated[str | None, Field(description="The job that this one runs anew.")]
     urls: Urls
-    webhook: NotRequired[Webhook | None]
+    webhook: NotRequired[JobWebhook | None]
     deliveries: NotRequired[Annotated[list[DeliverySummary], Field(description="Of a job that has receivers.")]]
     durability: NotRequired[
         Annotated[

@@ -1,0 +1,135 @@
+"""What the OpenAPI document says beyond what FastAPI finds out by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nowserving.job import Submission
+from nowserving.schema import Job
+
+_REF = "#/components/schemas/{model}"
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Every error is problem+json (RFC 9457).",
+        "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}},
+    }
+}
+
+_LOCATION = {"schema": {"type": "string"}, "description": "Where the job is."}
+_REPLAYED = {
+    "schema": {"type": "string", "enum": ["true"]},
+    "description": "An earlier job, of the same Idempotency-Key.",
+}
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "The job waits or runs.",
+        "headers": {
+            "Location": _LOCATION,
+            "Retry-After": {"schema": {"type": "integer"}, "description": "When to look, seconds."},
+            "Idempotency-Replayed": _REPLAYED,
+        },
+    },
+    200: {
+        "model": Job,
+        "description": "The job has ended: within the time preferred, or earlier under the same Idempotency-Key.",
+        "headers": {
+            "Location": _LOCATION,
+            "Preference-Applied": {"schema": {"type": "string"}, "description": "What of `Prefer` was honoured."},
+            "Idempotency-Replayed": _REPLAYED,
+        },
+    },
+}
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "Last-Event-ID is the last event: do not come back."},
+}
+RESUMED: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "The id of the last event seen: the stream goes on after it.",
+        }
+    ]
+}
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "Sent again with the same key, the same request makes no second job.",
+}
+_TRACEPARENT = {
+    "name": "traceparent",
+    "in": "header",
+    "schema": {"type": "string", "example": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+    "description": "The trace (W3C Trace Context) that the job's webhooks carry on.",
+}
+_API_KEY = {
+    "name": "X-API-Key",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": "Whose default receivers are called back; `Authorization: Bearer KEY` says the same.",
+}
+RETRY: dict[str, Any] = {"parameters": [_IDEMPOTENCY_KEY, _TRACEPARENT]}
+SUBMISSION: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _REF.format(model="Submission")}}},
+    },
+    "parameters": [
+        _IDEMPOTENCY_KEY,
+        {
+            "name": "Prefer",
+            "in": "header",
+            "schema": {"type": "string", "example": "wait=30"},
+            "description": "`wait=N`: answer with the result if the job ends within N seconds (RFC 7240).",
+        },
+        _TRACEPARENT,
+        _API_KEY,
+    ],
+}
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "Stable; match on this."},
+        "detail": {"type": "string", "description": "What was wrong, and what is allowed."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Add the schemas that the routes above name."""
+    submission = Submission.model_json_schema(ref_template=_REF)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name, schema in {**submission.pop("$defs"), "Submission": submission, "Problem": _PROBLEM}.items():
+        assert schemas.setdefault(name, schema) == schema, f"two schemas have the name {name}"
+    return document
+
+
+def allowed_methods(document: dict[str, Any], path: str) -> str:
+    """What may be done at a path, as an Allow header; '' if nothing is known of it."""
+    methods = {
+        method.upper()
+        for template, operations in document["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+        for method in operations
+    }
+    return ", ".join(sorted(methods))
