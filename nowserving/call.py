@@ -37,7 +37,8 @@ def read_said(text: str) -> dict[str, Any]:
         said = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(said, dict) or not isinstance(said.get("gate") or {}, dict):
+    gate = said.get("gate") or {} if isinstance(said, dict) else None
+    if not isinstance(gate, dict) or not isinstance(gate.get("reason") or "", str):
         return {}
     return said if all(isinstance(said.get(name, 0), int) for name in ("slots", "running")) else {}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from workers.engines.attention import Scoring
 from workers.engines.decode import DecodeTable, Replay
+from workers.engines.scoring import Scoring
 
 
 class ReferenceKernel:

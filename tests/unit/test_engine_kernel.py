@@ -8,11 +8,12 @@ import torch
 
 from tests.decode_reference import ReferenceKernel, Rerun
 from tests.tiny import ARCHITECTURES, make_model, make_tokenizer
-from workers.engines.attention import Scoring, Segment
+from workers.engines.attention import Segment
 from workers.engines.cache import MAX_CHUNK_TOKENS, CacheLayout, JobCache, LayerShape
 from workers.engines.decode import DecodeTable
 from workers.engines.graph import assemble
 from workers.engines.model import adopt_model
+from workers.engines.scoring import Scoring
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":

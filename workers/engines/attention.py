@@ -7,43 +7,21 @@ is ever padding.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from nowserving.errors import EngineError
 from workers.engines.cache import JobCache, LayerShape
+from workers.engines.scoring import Scoring, attend
 
 NAME = "nowserving_packed"
 SHORT_TOKENS = 128
 """Prompts of up to so many tokens are attended to together on a card: there it is the launches that take the time."""
 PADDED_TOKENS = 8192
 """The most that such a batch may have, padding included: it must not need more memory than other steps do."""
-DIMS_ALIGNED = 8
-"""torch's fused kernels want numbers of dimensions that are a multiple of this, and as many of keys as of values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """How a layer scores keys: times `scale` (None: 1/√dim), of the last `window` tokens, tanh-capped at `softcap`.
-
-    `sinks` [heads], a logit for each query head, are of one more key, which every token sees and whose value is zero
-    (gpt-oss has it). No layer has both sinks and a softcap.
-    """
-
-    scale: float | None = None
-    window: int | None = None
-    softcap: float | None = None
-    sinks: torch.Tensor | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether torch's causal attention scores the same within the window."""
-        return self.softcap is None and self.sinks is None
 
 
 class Attention(Protocol):
@@ -75,7 +53,7 @@ def _dispatch(
 ) -> tuple[torch.Tensor, None]:
     layer = getattr(module, "layer_idx", None)
     if packed is None or not isinstance(layer, int):
-        raise EngineError(f"{type(module).__name__} does not attend in a way this engine knows")
+        raise TypeError(f"{type(module).__name__} does not attend in a way this engine knows")
     return packed.attend(layer, query, key, value, Scoring(scaling, sliding_window, softcap, s_aux)), None
 
 
@@ -225,7 +203,7 @@ def _attend(
     scoring: Scoring,
 ) -> torch.Tensor:
     """Query [heads, new, dim] to [heads, new, value_dim]."""
-    window, scale = scoring.window, scoring.scale
+    window = scoring.window
     keys, values = segment.cache.keys[layer], segment.cache.values[layer]
     slots, start, end, new = keys.shape[1], segment.start, segment.end, query.shape[1]
     if end <= slots:
@@ -240,75 +218,4 @@ def _attend(
     whole = end <= slots and (window is None or end <= window or new == 1)
     causal = whole and start == 0 and new > 1 and scoring.plain
     mask = None if whole and (causal or new == 1) else segment.mask(slots, window, keys.device)
-    if scoring.softcap is not None:
-        return _attend_softcapped(query, keys, values, scale, scoring.softcap, mask)
-    if scoring.sinks is not None:
-        scale = query.shape[2] ** -0.5 if scale is None else scale
-        parts = _with_sinks(query, keys, values, mask, scoring.sinks / scale)
-        return _attend_plainly(*parts, False, scale)[..., : values.shape[2]]
-    return _attend_plainly(query, keys, values, mask, causal, scale)
-
-
-def _attend_plainly(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    scale: float | None,
-) -> torch.Tensor:
-    new = query.shape[1]
-    heads, kv_heads, dim = query.shape[0], keys.shape[0], query.shape[2]
-    if keys.is_cuda and mask is None:
-        return scaled_dot_product_attention(
-            query[None], keys[None], values[None], is_causal=causal, scale=scale, enable_gqa=heads != kv_heads
-        )[0]
-    # Heads that share keys become a batch of their own, so that keys are never repeated in memory.
-    groups = heads // kv_heads
-    if new == 1 and mask is None:
-        return scaled_dot_product_attention(
-            query.reshape(1, kv_heads, groups, dim), keys[None], values[None], scale=scale
-        ).view(heads, 1, -1)
-    attended = scaled_dot_product_attention(
-        query.reshape(kv_heads, groups, new, dim),
-        keys[:, None].expand(-1, groups, -1, -1),
-        values[:, None].expand(-1, groups, -1, -1),
-        attn_mask=mask,
-        is_causal=causal,
-        scale=scale,
-    )
-    return attended.reshape(heads, new, -1)
-
-
-def _with_sinks(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, sinks: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The same with one more key, whose score is in a dimension of its own, so that torch's fused kernels serve.
-
-    It copies the layer's keys and values. The answer has dimensions too many.
-    """
-    dim = query.shape[2]
-    query = pad(query, (0, DIMS_ALIGNED))
-    keys, values = (pad(tensor, (0, DIMS_ALIGNED, 0, 1)) for tensor in (keys, values))
-    query[:, :, dim] = sinks[:, None]
-    keys[:, -1, dim] = 1
-    return query, keys, values, None if mask is None else pad(mask, (0, 1), value=True)
-
-
-def _attend_softcapped(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scale: float | None,
-    softcap: float,
-    mask: torch.Tensor | None,
-) -> torch.Tensor:
-    heads, new, dim = query.shape
-    grouped = query.reshape(keys.shape[0], -1, dim)
-    scores = grouped @ keys.transpose(1, 2) * (dim**-0.5 if scale is None else scale)
-    scores = (scores / softcap).tanh() * softcap
-    scores = scores.view(heads, new, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    shares = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
-    return (shares.view(keys.shape[0], -1, values.shape[1]) @ values).view(heads, new, -1)
+    return attend(query, keys, values, mask, causal, scoring)

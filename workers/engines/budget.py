@@ -17,7 +17,9 @@ from workers.memory import CudaProbe, HostProbe, MemoryProbe
 SAMPLING_BYTES = 6 * 4 + 3 * 8
 """Of each logit: itself and the copies in float32 and float64 that sampling makes."""
 ACTIVATIONS = 12
-"""Tensors [tokens, hidden] alive at once in a layer, beside three [tokens, intermediate]; measured steps stay below."""
+"""Tensors [tokens, hidden] alive at once in a layer, beside three [tokens, intermediate]; hidden is the width of all
+heads together where that is larger, intermediate that of all experts of a token.
+"""
 
 
 def budget_bytes(loaded: LoadedModel, memory_fraction: float, step_bytes: int) -> int:
@@ -53,9 +55,13 @@ def _bound_bytes(loaded: LoadedModel, slots: int) -> int:
     config = loaded.model.config.get_text_config()
     segments = _prompts_a_step(slots)
     tokens = segments * MAX_CHUNK_TOKENS + slots
-    hidden = int(config.hidden_size)
-    intermediate = _largest(getattr(config, "intermediate_size", None) or 4 * hidden)
-    layer = tokens * (ACTIVATIONS * hidden + 3 * intermediate) * loaded.layout.dtype.itemsize
+    heads = max(layer.key_dim for layer in loaded.layout.layers) * int(config.num_attention_heads)
+    hidden = max(int(config.hidden_size), heads)
+    experts = getattr(config, "num_experts_per_tok", None) or 0
+    chosen = experts * _largest(getattr(config, "moe_intermediate_size", None) or 0)
+    intermediate = max(_largest(getattr(config, "intermediate_size", None) or 4 * hidden), chosen)
+    widths = ACTIVATIONS * hidden + 3 * intermediate + 2 * experts * int(config.hidden_size)
+    layer = tokens * widths * loaded.layout.dtype.itemsize
     mask = segments * MAX_CHUNK_TOKENS * loaded.context_tokens * (1 + loaded.layout.dtype.itemsize)
     return layer + mask + slots * loaded.vocabulary * SAMPLING_BYTES
 

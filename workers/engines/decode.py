@@ -13,10 +13,11 @@ from typing import Protocol
 
 import torch
 
-from workers.engines.attention import Attention, PackedAttention, Scoring, Segment
+from workers.engines.attention import Attention, PackedAttention, Segment
 from workers.engines.cache import CacheLayout, JobCache
 from workers.engines.forward import forward
 from workers.engines.model import LoadedModel
+from workers.engines.scoring import Scoring
 
 Replay = Callable[[], None]
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from workers.engines.attention import Attention, PackedAttention, Scoring, Segment
+from workers.engines.attention import Attention, PackedAttention, Segment
 from workers.engines.cache import JobCache
 from workers.engines.decode import Capture, Decoder, Kernel, Replay, bucket
 from workers.engines.failure import first_line
 from workers.engines.forward import forward
 from workers.engines.model import LOOSE_TOLERANCE, TOLERANCES, LoadedModel
+from workers.engines.scoring import Scoring
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from workers.engines.attention import Scoring
 from workers.engines.cache import CacheLayout
 from workers.engines.decode import DecodeTable
+from workers.engines.scoring import Scoring
 
 SPLITS = 32
 CHUNK_TOKENS = 128

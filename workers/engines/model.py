@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,12 @@ TOLERANCES = {torch.float32: 1e-3}
 LOOSE_TOLERANCE = 0.1
 """How far logits of the packed way may be from the model's own, as a part of the largest; below float32, loosely."""
 ROPES_BY_LENGTH = ("dynamic", "longrope")
-WIDTHS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-"""What a configuration calls the width of a layer's mask, by the layer's type."""
+WIDTHS = {"full_attention": "", "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""The types of layers that are known, and what a configuration calls the width of their masks."""
+
+
+STRANGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+"""What a model raises that cannot be run as it is run here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,13 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
     """
     if model.config._attn_implementation == NAME:
         model.set_attn_implementation("eager")
+    if others := sorted(set(getattr(config, "layer_types", None) or ()) - set(WIDTHS)):
+        raise _unsupported(model, f"it has layers of the type {others[0]!r}")
     ids = [(7919 * place + 13) % vocabulary for place in range(PROBE_TOKENS)]
-    own = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
+    try:
+        own = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
+    except STRANGE as error:
+        raise _unsupported(model, first_line(error)) from error
     model.set_attn_implementation(NAME)
     pack(model)
     if device.type == "cuda":
@@ -93,8 +102,8 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
     tracer = ShapeTracer()
     try:
         run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
-        if others := [layer for layer in range(config.num_hidden_layers) if layer not in tracer.layers]:
-            raise _unsupported(model, f"its layer {others[0]} does not use transformers' attention interface")
+        if left := [layer for layer in range(config.num_hidden_layers) if layer not in tracer.layers]:
+            raise _unsupported(model, f"its layer {left[0]} does not use transformers' attention interface")
         shapes = tuple(tracer.layers[layer] for layer in range(config.num_hidden_layers))
         layout = CacheLayout(shapes, model.dtype, device)
         first, second = JobCache(layout, PROBE_TOKENS), JobCache(layout, PROBE_TOKENS)
@@ -102,7 +111,7 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
         forward(model, [Segment(first, 0, ids[:half]), Segment(second, 0, ids[:last])], [False, False], device)
         rest = [Segment(first, half, ids[half:]), Segment(second, last, ids[last:])]
         ours = forward(model, rest, [True, True], device)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except STRANGE as error:
         raise _unsupported(model, first_line(error)) from error
     apart = ((ours - own).abs().max() / own.abs().max()).item()
     if not apart <= TOLERANCES.get(model.dtype, LOOSE_TOLERANCE):
@@ -122,10 +131,15 @@ def _context_tokens(config: Any, layers: Sequence[LayerShape]) -> int:
     engine does not make, limits how far a layer looks back.
     """
     context = int(config.max_position_embeddings)
-    rope = getattr(config, "rope_parameters", None) or {}
     limits = [_mask_width(config, number) for number, layer in enumerate(layers) if layer.window is None]
-    if rope.get("rope_type") in ROPES_BY_LENGTH:
-        limits.append(rope.get("original_max_position_embeddings"))
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits += [
+        angles.get("original_max_position_embeddings")
+        for angles in (rope, *rope.values())  # some models have them by the layer's type
+        if isinstance(angles, Mapping) and angles.get("rope_type") in ROPES_BY_LENGTH
+    ]
+    if getattr(config, "attn_temperature_tuning", False):
+        limits.append(getattr(config, "floor_scale", None))  # further on queries are scaled by their place in the row
     right = min(int(limit) for limit in (context, *limits) if limit)
     if right < context:
         log.warning(
