@@ -1,4 +1,4 @@
-"""QueueList: how each model's stands."""
+"""Queues: how each model's stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shapes of what the API answers beside jobs and deliveries (nowserving/shape.py), for the OpenAPI document."""
+"""The schemas of what the API answers beside jobs and deliveries (nowserving/schema.py)."""
 
 from __future__ import annotations
 

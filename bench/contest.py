@@ -15,6 +15,7 @@ from bench.bandwidth import Floor, measure_bandwidth, weights_bytes
 from bench.bare import BareEngine, OpenAIServer
 from bench.chat import Chat, make_chats
 from bench.engine_table import Prompts, Round
+from bench.errors import BenchError
 from bench.machine import Watch
 from bench.run import Run
 from bench.ways import Generate, StaticBatch, Way
@@ -86,6 +87,8 @@ class Measured:
 
 def measure(plan: Plan) -> Measured:
     """Carry the plan out. Raises BenchError."""
+    if plan.device.startswith("cuda") and not torch.cuda.is_available():
+        raise BenchError(f"--device {plan.device}: torch finds no CUDA device here")
     torch.set_num_threads(plan.threads)
     with ExitStack() as parts:
         model, tokenizer = models.make(plan.model, plan.device, plan.kind)

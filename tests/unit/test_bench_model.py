@@ -8,6 +8,8 @@ import torch
 from bench.bandwidth import weights_bytes
 from bench.bare import BareEngine
 from bench.chat import make_chats
+from bench.contest import Plan, measure
+from bench.errors import BenchError
 from bench.model import RANDOM, engine, make_random, make_tokenizer, twin
 from bench.ways import Generate
 from nowserving.catalog import Model
@@ -79,3 +81,9 @@ def test_a_step_reads_the_embeddings_only_where_they_are_the_head_too(tied: bool
     table = model.get_input_embeddings().weight.nbytes
     every = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     assert weights_bytes(model) == (every if tied else every - table)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_bench_without_its_card_says_so_in_one_sentence() -> None:
+    with pytest.raises(BenchError, match="no CUDA device"):
+        measure(Plan("random-8b", device="cuda"))

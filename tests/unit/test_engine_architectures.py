@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
-from nowserving.errors import EngineError, TooLargeError
+from nowserving.errors import EngineError, OutOfMemoryError, TooLargeError
 from nowserving.job import Input, Parameters
 from tests.oracle import Oracle
 from tests.tiny import ARCHITECTURES, Collected, make_model, make_model_of, make_tokenizer
@@ -163,3 +163,12 @@ def test_capped_scores_are_made_for_a_few_tokens_at_a_time(monkeypatch: pytest.M
     monkeypatch.setattr(scoring, "_attend_softcapped", noted)
     assert (logits() - whole).abs().max() <= 1e-5 * whole.abs().max()
     assert max(most) == 7
+
+
+def test_a_device_that_is_full_is_not_the_models_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("workers.engines.model.forward", full)
+    with pytest.raises(OutOfMemoryError, match="no memory left"):
+        adopt_model(make_model("gqa"), make_tokenizer())

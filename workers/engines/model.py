@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from nowserving.errors import EngineError
+from nowserving.errors import EngineError, OutOfMemoryError
 from workers.engines.attention import NAME, Segment, ShapeTracer
 from workers.engines.cache import CacheLayout, JobCache, LayerShape
 from workers.engines.failure import first_line
@@ -28,8 +28,6 @@ LOOSE_TOLERANCE = 0.1
 ROPES_BY_LENGTH = ("dynamic", "longrope")
 WIDTHS = {"full_attention": "", "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 """The types of layers that are known, and what a configuration calls the width of their masks."""
-
-
 STRANGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 """What a model raises that cannot be run as it is run here."""
 
@@ -55,7 +53,10 @@ class LoadedModel:
 
 
 def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
-    """Take over a model in memory: from then on it runs in this engine alone. Raises EngineError if it cannot."""
+    """Take over a model in memory: from then on it runs in this engine alone.
+
+    Raises EngineError if it cannot, or OutOfMemoryError.
+    """
     device = model.device
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
@@ -80,39 +81,45 @@ def adopt_model(model: Any, tokenizer: Any) -> LoadedModel:
     )
 
 
-@torch.inference_mode()
 def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> CacheLayout:
-    """Trace the shapes, then compare two packed steps with the model's own way on the same tokens.
-
-    So a model that attends in another way (a recurrent state, ALiBi) is refused, not run wrong. Raises EngineError.
-    """
-    if model.config._attn_implementation == NAME:
-        model.set_attn_implementation("eager")
-    if others := sorted(set(getattr(config, "layer_types", None) or ()) - set(WIDTHS)):
-        raise _unsupported(model, f"it has layers of the type {others[0]!r}")
-    ids = [(7919 * place + 13) % vocabulary for place in range(PROBE_TOKENS)]
     try:
-        own = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
+        return _probe(model, config, vocabulary, device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError("the device has no memory left beside the model's weights to try it") from error
+    except torch.AcceleratorError:
+        raise  # the device's trouble, not the model's
     except STRANGE as error:
         raise _unsupported(model, first_line(error)) from error
+
+
+@torch.inference_mode()
+def _probe(model: Any, config: Any, vocabulary: int, device: torch.device) -> CacheLayout:
+    """Trace the shapes, then compare two packed steps with the model's own way on the same tokens.
+
+    So a model that attends in another way (a recurrent state, ALiBi) is refused, not run wrong. Raises EngineError, or
+    what the model raises.
+    """
+    if others := sorted(set(getattr(config, "layer_types", None) or ()) - set(WIDTHS)):
+        raise _unsupported(model, f"it has layers of the type {others[0]!r}")
+    if model.config._attn_implementation == NAME:
+        model.set_attn_implementation("eager")
+    ids = [(7919 * place + 13) % vocabulary for place in range(PROBE_TOKENS)]
+    own = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
     model.set_attn_implementation(NAME)
     pack(model)
     if device.type == "cuda":
         fuse_norms(model)
     tracer = ShapeTracer()
-    try:
-        run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
-        if left := [layer for layer in range(config.num_hidden_layers) if layer not in tracer.layers]:
-            raise _unsupported(model, f"its layer {left[0]} does not use transformers' attention interface")
-        shapes = tuple(tracer.layers[layer] for layer in range(config.num_hidden_layers))
-        layout = CacheLayout(shapes, model.dtype, device)
-        first, second = JobCache(layout, PROBE_TOKENS), JobCache(layout, PROBE_TOKENS)
-        half, last = PROBE_TOKENS // 2, PROBE_TOKENS - 1
-        forward(model, [Segment(first, 0, ids[:half]), Segment(second, 0, ids[:last])], [False, False], device)
-        rest = [Segment(first, half, ids[half:]), Segment(second, last, ids[last:])]
-        ours = forward(model, rest, [True, True], device)
-    except STRANGE as error:
-        raise _unsupported(model, first_line(error)) from error
+    run(model, ids, range(PROBE_TOKENS), [PROBE_TOKENS - 1], tracer, device)
+    if left := [layer for layer in range(config.num_hidden_layers) if layer not in tracer.layers]:
+        raise _unsupported(model, f"its layer {left[0]} does not use transformers' attention interface")
+    shapes = tuple(tracer.layers[layer] for layer in range(config.num_hidden_layers))
+    layout = CacheLayout(shapes, model.dtype, device)
+    first, second = JobCache(layout, PROBE_TOKENS), JobCache(layout, PROBE_TOKENS)
+    half, last = PROBE_TOKENS // 2, PROBE_TOKENS - 1
+    forward(model, [Segment(first, 0, ids[:half]), Segment(second, 0, ids[:last])], [False, False], device)
+    rest = [Segment(first, half, ids[half:]), Segment(second, last, ids[last:])]
+    ours = forward(model, rest, [True, True], device)
     apart = ((ours - own).abs().max() / own.abs().max()).item()
     if not apart <= TOLERANCES.get(model.dtype, LOOSE_TOLERANCE):
         raise _unsupported(model, f"its logits in a packed step differ by {apart:.1%} from transformers' own")
@@ -121,7 +128,7 @@ def _layout(model: Any, config: Any, vocabulary: int, device: torch.device) -> C
 
 def _unsupported(model: Any, why: str) -> EngineError:
     kind = type(model).__name__
-    return EngineError(f'{kind} is not supported by this engine: {why}; a server beside it may (engine = "openai")')
+    return EngineError(f'{kind} is not supported by this engine: {why}; a server may serve it (engine = "openai")')
 
 
 def _context_tokens(config: Any, layers: Sequence[LayerShape]) -> int:
