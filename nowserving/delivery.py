@@ -62,7 +62,8 @@ class Attempt:
     def from_json(cls, text: str) -> Self:
         """Raises ValueError, TypeError, OverflowError or RecursionError for what is none."""
         at, status, seconds, error, answer = json.loads(text)
-        return cls(read_seconds(at), None if status is None else int(status), read_seconds(seconds), error, str(answer))
+        answered, failed = None if status is None else int(status), None if error is None else str(error)
+        return cls(read_seconds(at), answered, read_seconds(seconds), failed, str(answer))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from math import isfinite
 from typing import Annotated, Any, Self, overload
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
@@ -263,7 +264,14 @@ def fields_of(
 
 
 def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     if not isinstance(value, dict):
         raise ValueError(f"{text[:40]} is no JSON object")
     return value
+
+
+def _finite(text: str) -> float:
+    """JSON has no other numbers, and an answer with one could not be read."""
+    if not isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is no number of JSON")
+    return number

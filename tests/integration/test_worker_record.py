@@ -12,8 +12,9 @@ import pytest
 from nowserving import keys
 from nowserving.job import Status
 from nowserving.store import Store
+from tests.contract import check_schema
 from tests.invariant import story
-from tests.worker_process import WorkerProcess, enqueue, look, noop, statuses
+from tests.worker_process import WorkerProcess, enqueue, look, noop, ready, statuses, workers
 
 Eventually = Callable[..., None]
 Start = Callable[..., WorkerProcess]
@@ -31,6 +32,16 @@ def start(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Sta
         return process.start()
 
     return begin
+
+
+def test_what_a_worker_says_of_itself_is_as_documented(live: Store, start: Start, eventually: Eventually) -> None:
+    start()
+    eventually(lambda: ready(live), 30)
+    (said,) = workers(live)
+    check_schema(said, {"$ref": "#/components/schemas/Worker"}, "the worker")
+    assert {"state", "slots", "running", "gate", "started_at", "version", "engine", "start_seconds", "memory"} <= set(
+        said
+    )
 
 
 def test_a_job_whose_time_is_over_before_it_runs_again_keeps_what_was_made(

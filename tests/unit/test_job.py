@@ -144,7 +144,17 @@ def test_a_record_that_uses_something_later_is_of_the_later_version(said: str) -
     assert (again["v"], again["parameters"]) == ("2", fields["parameters"])
 
 
-@pytest.mark.parametrize("broken", [{}, {"status": "odd"}, {"input": "{"}, {"sequence": "x"}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"status": "odd"},
+        {"input": "{"},
+        {"sequence": "x"},
+        {"output": '{"text":NaN}'},
+        {"metadata": '{"a":[1e999]}'},
+    ],
+)
 def test_an_unreadable_record_is_a_clear_error(broken: dict[str, str]) -> None:
     fields = fields_of(submission(), 1) | {
         "id": "job_1",
