@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nowserving import verb
 from nowserving.answer import Beat, Queue, Reaped, Suspect, Taken, Unfit
-from nowserving.job import Job, Submission, fields_of, new_job_id
+from nowserving.job import Job, Status, Submission, fields_of, new_job_id
 from nowserving.store import Store
 
 MODEL = "m"
@@ -103,3 +103,16 @@ def reconcile(store: Store, limit: int = 200, models: Sequence[str] = (MODEL,)) 
         cursor = page.cursor
         if not cursor:
             return mends
+
+
+def goes_on(store: Store) -> None:
+    """A job accepted now is taken and brought to its end."""
+    job_id = enqueue(store)
+    while (taken := taken_id(store, f"of {job_id}", worker="goes on")) != job_id:
+        assert taken is not None
+        store.run(verb.cancel(taken))
+    assert store.run(verb.begin(job_id, f"of {job_id}", 1))
+    assert store.run(verb.append(job_id, f"of {job_id}", 0, [1], "a"))
+    assert store.run(verb.finish(job_id, f"of {job_id}", Status.SUCCEEDED, {"text": "a"}))
+    assert look(store, job_id).status is Status.SUCCEEDED
+    assert texts(store, job_id)[-1] == ("succeeded", None)

@@ -26,6 +26,7 @@ TESTS = (
     "tests/integration/test_failover.py",
     "tests/integration/test_redis_trouble.py",
     "tests/e2e/test_up.py",
+    "tests/e2e/test_up_words.py",
     "tests/chaos",
 )
 
