@@ -18,7 +18,7 @@ SAMPLING_BYTES = 6 * 4 + 3 * 8
 """Of each logit: itself and the copies in float32 and float64 that sampling makes."""
 ACTIVATIONS = 12
 """Tensors [tokens, hidden] alive at once in a layer, beside three [tokens, intermediate]; hidden is the width of all
-heads together where that is larger, intermediate that of all experts of a token.
+heads together where that is larger. Each expert of a token takes two [tokens, hidden] and seven as wide as itself more.
 """
 
 
@@ -57,10 +57,10 @@ def _bound_bytes(loaded: LoadedModel, slots: int) -> int:
     tokens = segments * MAX_CHUNK_TOKENS + slots
     heads = max(layer.key_dim for layer in loaded.layout.layers) * int(config.num_attention_heads)
     hidden = max(int(config.hidden_size), heads)
-    experts = getattr(config, "num_experts_per_tok", None) or 0
-    chosen = experts * _largest(getattr(config, "moe_intermediate_size", None) or 0)
-    intermediate = max(_largest(getattr(config, "intermediate_size", None) or 4 * hidden), chosen)
-    widths = ACTIVATIONS * hidden + 3 * intermediate + 2 * experts * int(config.hidden_size)
+    intermediate = _largest(getattr(config, "intermediate_size", None) or 4 * hidden)
+    experts = int(getattr(config, "num_experts_per_tok", None) or 0)
+    expert = _largest(getattr(config, "moe_intermediate_size", None) or intermediate)
+    widths = ACTIVATIONS * hidden + 3 * intermediate + experts * (2 * int(config.hidden_size) + 7 * expert)
     layer = tokens * widths * loaded.layout.dtype.itemsize
     mask = segments * MAX_CHUNK_TOKENS * loaded.context_tokens * (1 + loaded.layout.dtype.itemsize)
     return layer + mask + slots * loaded.vocabulary * SAMPLING_BYTES
