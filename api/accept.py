@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from fastapi import Request
+from starlette.datastructures import Headers
 
 from api.admission import admit, retry_when_full_seconds
-from api.body import fingerprint, read_submission
+from api.body import fingerprint
 from api.front import Front
 from api.header import read_api_key, read_idempotency_key, read_traceparent
 from api.outlook import count_slots
@@ -41,17 +41,16 @@ class Accepted:
     confirmed: bool | None
 
 
-async def read_entry(front: Front, request: Request) -> Entry:
-    """Read, check and complete a submission. Raises ProblemError or UnknownModelError."""
-    asked = await read_submission(request, front.settings.max_body_bytes)
-    key = read_idempotency_key(request.headers.get("idempotency-key"))
+async def make_entry(front: Front, headers: Headers, asked: Submission) -> Entry:
+    """Check and complete what was asked for. Raises ProblemError or UnknownModelError."""
+    key = read_idempotency_key(headers.get("idempotency-key"))
     submission = admit(asked, front.catalog)
     if submission.parameters.seed is None:
         # 53 bits, so that it survives a JavaScript client.
         seeded = submission.parameters.model_copy(update={"seed": secrets.randbits(53)})
         submission = submission.model_copy(update={"parameters": seeded})
-    receivers = await front.webhooks.receivers_of(asked.webhook, read_api_key(request.headers))
-    traceparent = read_traceparent(request.headers.getlist("traceparent"))
+    receivers = await front.webhooks.receivers_of(asked.webhook, read_api_key(headers))
+    traceparent = read_traceparent(headers.getlist("traceparent"))
     return Entry(new_job_id(), submission, key, fingerprint(asked) if key else "-", receivers, traceparent)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,8 @@ from api.problem import ProblemError
 from nowserving.job import Input, Message, Parameters, Submission
 from nowserving.receiver import Webhook
 
-_MODELS: dict[str, type[BaseModel]] = {
+SUBMISSION: Mapping[str, type[BaseModel]] = {
+    "": Submission,
     "input": Input,
     "parameters": Parameters,
     "messages": Message,
@@ -24,15 +25,20 @@ _MODELS: dict[str, type[BaseModel]] = {
 
 async def read_submission(request: Request, max_bytes: int) -> Submission:
     """Read and check the body. Raises ProblemError; no more than `max_bytes` are ever kept."""
+    body = await read_json(request, max_bytes)
+    try:
+        return Submission.model_validate_json(body)
+    except ValidationError as error:
+        raise explain(error, SUBMISSION) from None
+
+
+async def read_json(request: Request, max_bytes: int) -> bytes:
+    """Read a body that says that it is JSON. Raises ProblemError; no more than `max_bytes` are ever kept."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         # Anything else a browser would send from any web page, without asking first.
         raise ProblemError("unsupported_media_type", "send JSON, with the header Content-Type: application/json")
-    body = await _read(request, max_bytes)
-    try:
-        return Submission.model_validate_json(body)
-    except ValidationError as error:
-        raise explain(error) from None
+    return await _read(request, max_bytes)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -61,8 +67,8 @@ def _too_large(max_bytes: int) -> ProblemError:
     return ProblemError("payload_too_large", f"the body may have {max_bytes} bytes")
 
 
-def explain(error: ValidationError) -> ProblemError:
-    """Say which fields are wrong, and what is allowed."""
+def explain(error: ValidationError, models: Mapping[str, type[BaseModel]]) -> ProblemError:
+    """Say which fields are wrong, and what is allowed; `models` by the fields that hold them, "" being the body."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     if details[0]["type"] == "json_invalid":
         return ProblemError("invalid_json", f"the body is not JSON: {details[0]['msg'].removeprefix('Invalid JSON: ')}")
@@ -72,15 +78,15 @@ def explain(error: ValidationError) -> ProblemError:
             continue  # what stands there is wrong, and was then not counted
         message = part["msg"].removeprefix("Value error, ").replace("Tuple", "List")
         if part["type"] == "extra_forbidden":
-            message = f"unknown field; allowed are {', '.join(_fields(part['loc']))}"
+            message = f"unknown field; allowed are {', '.join(_fields(part['loc'], models))}"
         errors.append({"field": ".".join(map(str, part["loc"])) or "body", "message": message})
     return ProblemError("invalid_input", f"{errors[0]['field']}: {errors[0]['message']}", errors)
 
 
-def _fields(place: Sequence[int | str]) -> list[str]:
+def _fields(place: Sequence[int | str], models: Mapping[str, type[BaseModel]]) -> list[str]:
     """The field names allowed where this unknown one stood."""
     parents = [part for part in place[:-1] if isinstance(part, str)]
-    return list((_MODELS[parents[-1]] if parents else Submission).model_fields)
+    return list(models[parents[-1] if parents else ""].model_fields)
 
 
 def fingerprint(submission: Submission) -> str:

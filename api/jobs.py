@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import WithJsonSchema
 
-from api.accept import Accepted, Entry, accept, read_entry, retry_entry
+from api.accept import Accepted, Entry, accept, make_entry, retry_entry
 from api.admission import retry_when_accepted_seconds
 from api.answer import answer_json, answer_look, describe, describe_look
+from api.body import read_submission
 from api.front import front_of
 from api.header import read_idempotency_key, read_prefer_wait, read_traceparent
 from api.openapi import ACCEPTED, RETRY, SUBMISSION
 from api.problem import ProblemError
 from api.schema import JobPage
-from api.wait import wait_for_end
+from api.wait import accept_and_wait, wait_for_end
 from nowserving import schema, verb
 from nowserving.job import Status, is_job_id
 
-CONFIRM_SECONDS = 0.1
 MAX_SEQUENCE = 2**53
 
 Cursor = Annotated[
@@ -39,7 +39,8 @@ async def submit(request: Request) -> Response:
     With an `Idempotency-Key` the same body makes one job, however often it is sent.
     """
     front = front_of(request)
-    entry = await read_entry(front, request)
+    asked = await read_submission(request, front.settings.max_body_bytes)
+    entry = await make_entry(front, request.headers, asked)
     wait_seconds = read_prefer_wait(request.headers.getlist("prefer"))
     await front.pulse.ensure()
     if not wait_seconds or front.hub.full:
@@ -47,30 +48,18 @@ async def submit(request: Request) -> Response:
         return _answer_accepted(entry, await accept(front, entry))
 
     wait_seconds = min(wait_seconds, front.settings.max_wait_seconds)
-    with front.hub.watch(entry.job_id, end_only=True) as watch:
-        # Once this is confirmed the job's end gives a hint, so that nobody need look before.
-        await watch.hinted(CONFIRM_SECONDS)
-        accepted = await accept(front, entry)
-        look = accepted.look
-        if look.job.status.terminal:
-            return _answer_accepted(entry, accepted)
-        earlier = look.job.id != entry.job_id
-        with front.hub.watch(look.job.id, end_only=True) if earlier else nullcontext(watch) as watch:
-            look = await wait_for_end(front, request, watch, wait_seconds)
-    if not look.job.status.terminal:
-        return _answer_accepted(entry, Accepted(look, accepted.confirmed))
-    headers = {"Preference-Applied": f"wait={wait_seconds:g}", "Location": f"/v1/jobs/{look.job.id}"}
-    return answer_look(look, 200, headers)
+    accepted = await accept_and_wait(front, request, entry, wait_seconds)
+    return _answer_accepted(entry, accepted, {"Preference-Applied": f"wait={wait_seconds:g}"})
 
 
-def _answer_accepted(entry: Entry, accepted: Accepted) -> Response:
+def _answer_accepted(entry: Entry, accepted: Accepted, if_ended: Mapping[str, str] | None = None) -> Response:
     look = accepted.look
     body = describe_look(look)
     headers = {"Location": f"/v1/jobs/{look.job.id}"}
     if look.job.id != entry.job_id:
         headers["Idempotency-Replayed"] = "true"
     if look.job.status.terminal:
-        return answer_json(body, 200, headers)
+        return answer_json(body, 200, {**headers, **(if_ended or {})})
     if accepted.confirmed is not None:
         body["durability"] = "confirmed" if accepted.confirmed else "unconfirmed"
     wait_seconds = body["queue"] and body["queue"]["estimated_wait_seconds"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
+from api.problem import ProblemError, answer_problem
 from api.schema import Model, ModelList
 from nowserving import catalog
+from nowserving.errors import UnknownModelError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -18,6 +22,17 @@ async def index(request: Request) -> Response:
     front = front_of(request)
     data = [_describe(model, int(front.started_at)) for model in front.catalog.values()]
     return answer_json({"object": "list", "data": data})
+
+
+@router.get("/{name}", name="get", response_model=Model)
+async def look(request: Request, name: str) -> Response:
+    """One model."""
+    front = front_of(request)
+    try:
+        model = front.catalog[name]
+    except UnknownModelError as error:
+        return answer_problem(ProblemError(error.code, error.message), HTTPStatus.NOT_FOUND)
+    return answer_json(_describe(model, int(front.started_at)))
 
 
 def _describe(model: catalog.Model, created: int) -> Model:

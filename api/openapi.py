@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from api.chat_answer import ChatRefusal
+from api.chat_request import ChatRequest
 from nowserving.job import Submission
 from nowserving.schema import Job
 
@@ -94,6 +95,32 @@ SUBMISSION: dict[str, Any] = {
     ],
 }
 
+CHAT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _REF.format(model="ChatRequest")}}},
+    },
+    "parameters": [_IDEMPOTENCY_KEY, _TRACEPARENT, _API_KEY],
+}
+_JOB_HEADERS = {"Location": _LOCATION, "X-Request-Id": {"schema": {"type": "string"}, "description": "The job's id."}}
+CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The text; with `stream` server-sent events of `chat.completion.chunk`s, then `[DONE]`.",
+        "headers": _JOB_HEADERS,
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    "default": {
+        "description": "Every error is as OpenAI's clients read it.",
+        "model": ChatRefusal,
+        "headers": {
+            "X-Should-Retry": {
+                "schema": {"type": "string", "enum": ["true", "false"]},
+                "description": "Of a job that has ended: whether the same may do better.",
+            }
+        },
+    },
+}
+
 _PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "code", "detail"],
@@ -117,19 +144,9 @@ _PROBLEM = {
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Add the schemas that the routes above name."""
-    submission = Submission.model_json_schema(ref_template=_REF)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name, schema in {**submission.pop("$defs"), "Submission": submission, "Problem": _PROBLEM}.items():
-        assert schemas.setdefault(name, schema) == schema, f"two schemas have the name {name}"
+    for model in (Submission, ChatRequest):
+        sent = model.model_json_schema(ref_template=_REF)
+        for name, schema in {**sent.pop("$defs"), model.__name__: sent, "Problem": _PROBLEM}.items():
+            assert schemas.setdefault(name, schema) == schema, f"two schemas have the name {name}"
     return document
-
-
-def allowed_methods(document: dict[str, Any], path: str) -> str:
-    """What may be done at a path, as an Allow header; '' if nothing is known of it."""
-    methods = {
-        method.upper()
-        for template, operations in document["paths"].items()
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
-        for method in operations
-    }
-    return ", ".join(sorted(methods))

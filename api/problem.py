@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +13,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.openapi import allowed_methods
 from nowserving.errors import NowservingError
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,9 @@ MAX_ERRORS = 20
 
 
 class ProblemError(Exception):
-    """An answer that refuses. `errors` names fields, each {field, message}."""
+    """An answer that refuses. `errors` names fields, each {field, message}. `retryable`: whether the same once more
+    may do better, where the status does not say so.
+    """
 
     def __init__(
         self,
@@ -54,12 +56,14 @@ class ProblemError(Exception):
         detail: str,
         errors: Iterable[Mapping[str, str]] = (),
         retry_after_seconds: int | None = None,
+        retryable: bool | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.errors = list(errors)
         self.retry_after_seconds = retry_after_seconds
+        self.retryable = retryable
 
 
 def field_problem(code: str, field: str, message: str) -> ProblemError:
@@ -87,15 +91,20 @@ def answer_problem(
     return Response(json.dumps(body), status, sent, "application/problem+json")
 
 
-def answer_error(error: Exception) -> Response:
-    """The HTTP answer to an error of ours, or to a bug."""
+def problem_of(error: Exception) -> ProblemError:
+    """What to answer to an error of ours, or to a bug."""
     if isinstance(error, ProblemError):
-        return answer_problem(error)
+        return error
     if isinstance(error, NowservingError):
         if error.code not in STATUSES:
             log.error("%s: %s", error.code, error.message)
-        return answer_problem(ProblemError(error.code, error.message))
-    return answer_problem(ProblemError("internal_error", "something went wrong here; the server's log says what"))
+        return ProblemError(error.code, error.message)
+    return ProblemError("internal_error", "something went wrong here; the server's log says what")
+
+
+def answer_error(error: Exception) -> Response:
+    """The HTTP answer to an error of ours, or to a bug."""
+    return answer_problem(problem_of(error))
 
 
 def _on_error(_: Request, error: Exception) -> Response:
@@ -110,7 +119,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"there is nothing at {request.url.path}"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette knows the methods of one route only, and a path may have several.
-        headers["Allow"] = allowed_methods(request.app.openapi(), request.url.path) or headers.get("Allow", "")
+        headers["Allow"] = _allowed_methods(request.app.openapi(), request.url.path) or headers.get("Allow", "")
         detail = f"{request.method} is not allowed at {request.url.path}; allowed: {headers['Allow']}"
     code = status.phrase.lower().replace(" ", "_")
     return answer_problem(ProblemError(code, detail), status, headers)
@@ -120,6 +129,17 @@ def _on_invalid_parameter(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [{"field": str(part["loc"][-1]), "message": str(part["msg"])} for part in error.errors()]
     return answer_problem(ProblemError("invalid_query", f"{errors[0]['field']}: {errors[0]['message']}", errors))
+
+
+def _allowed_methods(document: dict[str, Any], path: str) -> str:
+    """What may be done at a path, as an Allow header; '' if nothing is known of it."""
+    methods = {
+        method.upper()
+        for template, operations in document["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+        for method in operations
+    }
+    return ", ".join(sorted(methods))
 
 
 def install(app: FastAPI) -> None:

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 
 from fastapi import Request
 
+from api.accept import Accepted, Entry, accept
 from api.front import Front
 from nowserving import verb
 from nowserving.answer import Look
 from nowserving.errors import StoreUnavailableError
 from nowserving.events import Watch
 
+CONFIRM_SECONDS = 0.1
 PAUSE_SECONDS = 0.2
+
+
+async def accept_and_wait(front: Front, request: Request, entry: Entry, seconds: float) -> Accepted:
+    """Queue the job, or find the one its key made before, and wait for its end as `wait_for_end` does.
+
+    Raises ProblemError when the queue is full, TooManyWaitersError before anything is queued.
+    """
+    with front.hub.watch(entry.job_id, end_only=True) as watch:
+        # Once this is confirmed the job's end gives a hint, so that nobody need look before.
+        await watch.hinted(CONFIRM_SECONDS)
+        accepted = await accept(front, entry)
+        job = accepted.look.job
+        if job.status.terminal:
+            return accepted
+        earlier = job.id != entry.job_id
+        with front.hub.watch(job.id, end_only=True) if earlier else nullcontext(watch) as watch:
+            return Accepted(await wait_for_end(front, request, watch, seconds), accepted.confirmed)
 
 
 async def wait_for_end(front: Front, request: Request, watch: Watch, seconds: float) -> Look:

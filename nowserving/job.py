@@ -100,22 +100,29 @@ def rfc3339(unix_seconds: float | None) -> str | None:
     return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+StartWithin = Annotated[float, Field(gt=0, le=30 * 86400)]
+Timeout = Annotated[float, Field(gt=0, le=86400)]
+Retention = Annotated[float, Field(ge=1, le=30 * 86400)]
+Metadata = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+    Field(max_length=16),
+]
+
+
 class Submission(BaseModel):
     """The body of POST /v1/jobs."""
 
     model_config = STRICT
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    model: ModelName
     input: Input
     parameters: Parameters = Field(default_factory=Parameters)
     lane: Annotated[Lane, Field(strict=False)] = Lane.NORMAL
-    start_within_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
-    timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 600
-    retain_seconds: Annotated[float, Field(ge=1, le=30 * 86400)] = 86400
-    metadata: Annotated[
-        dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
-        Field(max_length=16),
-    ] = {}
+    start_within_seconds: StartWithin | None = None
+    timeout_seconds: Timeout = 600
+    retain_seconds: Retention = 86400
+    metadata: Metadata = {}
     webhook: Webhook | None = None
 
 

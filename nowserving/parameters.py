@@ -14,6 +14,11 @@ STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 """What a client sends has no unknown field, no number that is none, and is not converted."""
 
 
+NewTokens = Annotated[int, Field(ge=1, le=1_000_000)]
+Temperature = Annotated[float, Field(ge=0, le=10)]
+Stops = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)]
+
+
 class Parameters(BaseModel):
     """How to generate. temperature 0 is greedy; top_p 1, top_k 0 and min_p 0 cut nothing; repetition_penalty 1 changes
     nothing; the same seed gives the same text.
@@ -22,16 +27,14 @@ class Parameters(BaseModel):
     model_config = STRICT
 
     max_new_tokens: Annotated[
-        int,
+        NewTokens,
         Field(
-            ge=1,
-            le=1_000_000,
             description="Without it 256, or the model's limit if that is lower.",
             # Clients that are made of the schema send what it calls a default.
             json_schema_extra=lambda schema: schema.pop("default", None),
         ),
     ] = 256
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    temperature: Temperature = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     min_p: Annotated[
@@ -41,7 +44,7 @@ class Parameters(BaseModel):
         float, Field(ge=0.01, le=10, description="Above 1 tokens of the prompt and the text so far get less likely.")
     ] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = []
+    stop: Stops = []
     stop_token_ids: Annotated[
         list[Annotated[int, Field(ge=0)]],
         Field(max_length=64, description="Tokens that end the text, beside the model's own; they have no text."),

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import httpx
+import openai
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -118,6 +119,20 @@ def test_a_stream_tells_the_whole_text_once(api: httpx.Client) -> None:
     assert isinstance(output, dict)
     assert text == output["text"]
     assert index == output["usage"]["completion_tokens"]
+
+
+def test_openais_client_gets_the_same_text_whole_and_streamed(api: httpx.Client) -> None:
+    content = "Say hello in three languages, with an emoji."
+    output: Any = wait(api, api.post("/v1/jobs", json=ask(content)).json()["id"])["output"]
+    asked: Any = {"model": "smollm2", "messages": [{"role": "user", "content": content}], "max_tokens": 16}
+    with openai.OpenAI(base_url=f"{api.base_url}/v1", api_key="-") as client:
+        whole = client.chat.completions.create(**asked, temperature=0)
+        chunks = list(client.chat.completions.create(**asked, temperature=0, stream=True))
+    assert whole.choices[0].message.content == output["text"]
+    assert whole.usage
+    assert whole.usage.completion_tokens == output["usage"]["completion_tokens"]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == output["text"]
+    assert whole.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == output["finish_reason"]
 
 
 def test_a_prompt_over_the_context_fails_at_once_naming_both_figures(api: httpx.Client) -> None:
