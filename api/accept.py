@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from api.admission import admit, retry_when_full_seconds
 from api.body import fingerprint
 from api.front import Front
-from api.header import read_api_key, read_idempotency_key, read_traceparent
+from api.header import read_api_key, read_traceparent
 from api.outlook import count_slots
 from api.problem import ProblemError
 from nowserving import verb
@@ -41,9 +41,8 @@ class Accepted:
     confirmed: bool | None
 
 
-async def make_entry(front: Front, headers: Headers, asked: Submission) -> Entry:
+async def make_entry(front: Front, headers: Headers, asked: Submission, idempotency_key: str) -> Entry:
     """Check and complete what was asked for. Raises ProblemError or UnknownModelError."""
-    key = read_idempotency_key(headers.get("idempotency-key"))
     submission = admit(asked, front.catalog)
     if submission.parameters.seed is None:
         # 53 bits, so that it survives a JavaScript client.
@@ -51,7 +50,8 @@ async def make_entry(front: Front, headers: Headers, asked: Submission) -> Entry
         submission = submission.model_copy(update={"parameters": seeded})
     receivers = await front.webhooks.receivers_of(asked.webhook, read_api_key(headers))
     traceparent = read_traceparent(headers.getlist("traceparent"))
-    return Entry(new_job_id(), submission, key, fingerprint(asked) if key else "-", receivers, traceparent)
+    known_by = fingerprint(asked) if idempotency_key else "-"
+    return Entry(new_job_id(), submission, idempotency_key, known_by, receivers, traceparent)
 
 
 def retry_entry(front: Front, job: Job, idempotency_key: str, traceparent: str | None) -> Entry:

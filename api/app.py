@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import chat, deliveries, events, health, jobs, metrics, models, problem, queues, workers
+from api import batch, chat, deliveries, events, health, jobs, metrics, models, problem, queues, workers
 from api.direct import Api
 from api.front import Front
 from api.lifespan import StartInOneSentence
@@ -53,7 +53,7 @@ def create_app(
     )
     problem.install(app)
     app.add_middleware(StartInOneSentence)
-    for resource in (jobs, events, chat, deliveries, models, queues, workers, health, metrics):
+    for resource in (jobs, batch, events, chat, deliveries, models, queues, workers, health, metrics):
         app.include_router(resource.router, responses=PROBLEMS)
     return app
 

@@ -23,28 +23,27 @@ SUBMISSION: Mapping[str, type[BaseModel]] = {
 }
 
 
-async def read_submission(request: Request, max_bytes: int) -> Submission:
-    """Read and check the body. Raises ProblemError; no more than `max_bytes` are ever kept."""
-    body = await read_json(request, max_bytes)
+def parse_submission(body: bytes) -> Submission:
+    """Check a body. Raises ProblemError."""
     try:
         return Submission.model_validate_json(body)
     except ValidationError as error:
         raise explain(error, SUBMISSION) from None
 
 
-async def read_json(request: Request, max_bytes: int) -> bytes:
-    """Read a body that says that it is JSON. Raises ProblemError; no more than `max_bytes` are ever kept."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
+async def read_body(request: Request, max_bytes: int, media_type: str = "application/json") -> bytes:
+    """Read a body that says that it is of that type. Raises ProblemError; no more than `max_bytes` are ever kept."""
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if sent != media_type and not (media_type == "application/json" and sent.endswith("+json")):
         # Anything else a browser would send from any web page, without asking first.
-        raise ProblemError("unsupported_media_type", "send JSON, with the header Content-Type: application/json")
+        raise ProblemError("unsupported_media_type", f"send it with the header Content-Type: {media_type}")
     return await _read(request, max_bytes)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     message = await request.receive()
     body = message.get("body", b"")
     if message.get("more_body"):
@@ -54,16 +53,17 @@ async def _read(request: Request, max_bytes: int) -> bytes:
             parts.append(message.get("body", b""))
             size_bytes += len(parts[-1])
             if size_bytes > max_bytes:
-                raise _too_large(max_bytes)
+                raise too_large(max_bytes)
         body = b"".join(parts)
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     if len(body) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     return bytes(body)
 
 
-def _too_large(max_bytes: int) -> ProblemError:
+def too_large(max_bytes: int) -> ProblemError:
+    """What to answer to more than may be sent."""
     return ProblemError("payload_too_large", f"the body may have {max_bytes} bytes")
 
 

@@ -14,14 +14,15 @@ from starlette.types import Receive, Scope, Send
 
 from api.accept import Entry, accept, make_entry
 from api.answer import answer_json
-from api.body import read_json
+from api.body import read_body
 from api.chat_answer import ChatCompletion, Chunks, describe_completion, describe_refusal, explain_end
 from api.chat_request import parse_chat
 from api.events import IDLE_SECONDS, PING_SECONDS, SEND_SECONDS
 from api.front import Front, front_of
+from api.header import read_idempotency_key
 from api.openapi import CHAT, CHAT_ANSWERS
 from api.place import Place
-from api.problem import RETRY_AFTER_SECONDS, ProblemError, problem_of
+from api.problem import ProblemError, problem_of, retry_after_seconds
 from api.wait import accept_and_wait
 from nowserving import verb
 from nowserving.errors import JobFinishedError, JobNotFoundError, NowservingError
@@ -51,8 +52,9 @@ async def complete(request: Request) -> Response:
 
 async def _complete(request: Request) -> Response:
     front = front_of(request)
-    chat = parse_chat(await read_json(request, front.settings.max_body_bytes))
-    entry = await make_entry(front, request.headers, chat.to_submission())
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    chat = parse_chat(await read_body(request, front.settings.max_body_bytes))
+    entry = await make_entry(front, request.headers, chat.to_submission(), key)
     seconds = chat.start_within_seconds + chat.timeout_seconds + SPARE_SECONDS
     await front.pulse.ensure()
     if chat.stream:
@@ -162,8 +164,8 @@ def _headers(job: Job) -> dict[str, str]:
 def _refuse(problem: ProblemError, job: Job | None = None) -> Response:
     status, body = describe_refusal(problem)
     headers = _headers(job) if job else {}
-    if status in (429, 503):
-        headers["Retry-After"] = str(problem.retry_after_seconds or RETRY_AFTER_SECONDS)
+    if seconds := retry_after_seconds(problem, status):
+        headers["Retry-After"] = str(seconds)
     if problem.retryable is not None:
         headers["X-Should-Retry"] = json.dumps(problem.retryable)  # OpenAI's clients would retry by the status
     return answer_json(body, status, headers)

@@ -11,7 +11,7 @@ from pydantic import WithJsonSchema
 from api.accept import Accepted, Entry, accept, make_entry, retry_entry
 from api.admission import retry_when_accepted_seconds
 from api.answer import answer_json, answer_look, describe, describe_look
-from api.body import read_submission
+from api.body import parse_submission, read_body
 from api.front import front_of
 from api.header import read_idempotency_key, read_prefer_wait, read_traceparent
 from api.openapi import ACCEPTED, RETRY, SUBMISSION
@@ -39,8 +39,9 @@ async def submit(request: Request) -> Response:
     With an `Idempotency-Key` the same body makes one job, however often it is sent.
     """
     front = front_of(request)
-    asked = await read_submission(request, front.settings.max_body_bytes)
-    entry = await make_entry(front, request.headers, asked)
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    asked = parse_submission(await read_body(request, front.settings.max_body_bytes))
+    entry = await make_entry(front, request.headers, asked, key)
     wait_seconds = read_prefer_wait(request.headers.getlist("prefer"))
     await front.pulse.ensure()
     if not wait_seconds or front.hub.full:

@@ -6,6 +6,7 @@ from typing import Any
 
 from api.chat_answer import ChatRefusal
 from api.chat_request import ChatRequest
+from api.schema import Batch
 from nowserving.job import Submission
 from nowserving.schema import Job
 
@@ -93,6 +94,34 @@ SUBMISSION: dict[str, Any] = {
         _TRACEPARENT,
         _API_KEY,
     ],
+}
+
+BATCH: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {
+                "schema": {
+                    "type": "string",
+                    "description": "A Submission a line, as JSON; empty ones are passed over.",
+                }
+            }
+        },
+    },
+    "parameters": [{**_IDEMPOTENCY_KEY, "schema": {"type": "string", "minLength": 1, "maxLength": 200}}, _API_KEY],
+}
+BATCH_ANSWERS: dict[int | str, dict[str, Any]] = {
+    202: {"description": "All jobs were accepted."},
+    207: {
+        "model": Batch,
+        "description": "Some were not.",
+        "headers": {
+            "Retry-After": {
+                "schema": {"type": "integer"},
+                "description": "Where a 429 or a 503 is among them: when to send it again, seconds.",
+            }
+        },
+    },
 }
 
 CHAT: dict[str, Any] = {

@@ -61,7 +61,7 @@ class ProblemError(Exception):
         super().__init__(detail)
         self.code = code
         self.detail = detail
-        self.errors = list(errors)
+        self.errors = [dict(error) for error in errors]
         self.retry_after_seconds = retry_after_seconds
         self.retryable = retryable
 
@@ -71,14 +71,19 @@ def field_problem(code: str, field: str, message: str) -> ProblemError:
     return ProblemError(code, f"{field}: {message}", [{"field": field, "message": message}])
 
 
+def retry_after_seconds(problem: ProblemError, status: int) -> int | None:
+    """When to come back, if that may help."""
+    return problem.retry_after_seconds or RETRY_AFTER_SECONDS if status in (429, 503) else None
+
+
 def answer_problem(
     problem: ProblemError, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """The HTTP answer; `status` for codes that are not in the table."""
     status = status or STATUSES.get(problem.code, 500)
     sent = dict(headers or {})
-    if status in (429, 503):
-        sent["Retry-After"] = str(problem.retry_after_seconds or RETRY_AFTER_SECONDS)
+    if seconds := retry_after_seconds(problem, status):
+        sent["Retry-After"] = str(seconds)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

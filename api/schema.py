@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from nowserving.schema import Delivery, Job, Timestamp
+from nowserving.schema import Delivery, Durability, Job, Timestamp
 
 Cursor = Annotated[str | None, Field(description="Asks for the page after this one; null: there is none.")]
 
@@ -17,6 +17,32 @@ class JobPage(TypedDict):
 
     data: list[Job]
     next_cursor: Cursor
+
+
+class LineProblem(TypedDict):
+    """Why a line's job was not accepted."""
+
+    code: Annotated[str, Field(description="Stable; match on this.")]
+    detail: Annotated[str, Field(description="What was wrong, and what is allowed.")]
+    errors: list[dict[str, str]]
+
+
+class Line(TypedDict):
+    """What became of a line."""
+
+    line: Annotated[int, Field(description="Its number in the body, from 1.")]
+    status: Annotated[int, Field(description="As if it had been sent alone: 202, 422, 429 …; 200: the job has ended.")]
+    id: Annotated[str | None, Field(description="The job's id; null: there is none.")]
+    error: LineProblem | None
+    durability: NotRequired[Durability]
+
+
+class Batch(TypedDict):
+    """What became of each line that has a job, in their order."""
+
+    accepted: int
+    refused: int
+    data: list[Line]
 
 
 class DeliveryList(TypedDict):

@@ -30,6 +30,12 @@ PendingReason = Literal["retry_backoff", "behind", "no_deliverer"]
 """Why a delivery is not being sent."""
 
 
+Durability = Annotated[
+    Literal["confirmed", "unconfirmed"],
+    Field(description="In the answer to a submission, where replicas are waited for: whether enough have it."),
+]
+
+
 class JobParameters(Parameters):
     """All parameters, with the seed that was chosen."""
 
@@ -142,9 +148,4 @@ class Job(TypedDict):
     urls: Urls
     webhook: NotRequired[JobWebhook | None]
     deliveries: NotRequired[Annotated[list[DeliverySummary], Field(description="Of a job that has receivers.")]]
-    durability: NotRequired[
-        Annotated[
-            Literal["confirmed", "unconfirmed"],
-            Field(description="In the answer to a submission, where replicas are waited for: whether enough have it."),
-        ]
-    ]
+    durability: NotRequired[Durability]

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         0.5, description="How long they may take; after that the job is accepted as `unconfirmed`."
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(1_048_576, description="Largest body of a POST, bytes.")
+    max_batch_bytes: Annotated[int, Field(ge=1024)] = Field(
+        16_777_216, description="Largest body of POST /v1/jobs/batch, bytes; each of its lines is a POST's body."
+    )
     idempotency_seconds: Annotated[int, Field(ge=1)] = Field(
         86400, description="How long an Idempotency-Key counts, also when its job is kept for less."
     )

@@ -12,6 +12,7 @@ from tests.contract import check
 
 OPERATIONS = {
     "jobs_submit",
+    "jobs_submit_batch",
     "jobs_list",
     "jobs_get",
     "jobs_cancel",
