@@ -33,7 +33,7 @@ up: install  ## Redis, the API and a worker on this machine, till Ctrl-C
 	@$(BIN)/nowserving up
 
 test: install  ## all tests but chaos
-	$(BIN)/python -m pytest -n 3 --dist loadfile tests/unit tests/integration tests/e2e $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/e2e tests/integration tests/unit $(PYTEST_ARGS)
 
 unit: install  ## the tests that need no Redis and no process
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
