@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
-from api.admission import admit, retry_when_full_seconds
+from api.admission import LIMIT_NAME, admit, retry_when_full_seconds
 from api.body import fingerprint
 from api.front import Front
 from api.header import read_api_key, read_traceparent
@@ -18,6 +18,7 @@ from nowserving.answer import Look, Wait
 from nowserving.errors import QueueFullError
 from nowserving.job import Job, Status, Submission, fields_of, new_job_id
 from nowserving.receiver import Receiver
+from nowserving.schema import Durability
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,35 @@ class Accepted:
     look: Look
     confirmed: bool | None
 
+    @property
+    def status(self) -> int:
+        """Of the HTTP answer."""
+        return 200 if self.look.job.status.terminal else 202
 
-async def make_entry(front: Front, headers: Headers, asked: Submission, idempotency_key: str) -> Entry:
-    """Check and complete what was asked for. Raises ProblemError or UnknownModelError."""
-    submission = admit(asked, front.catalog)
+    @property
+    def durability(self) -> Durability | None:
+        """What to say of replicas, where any are asked for."""
+        if self.confirmed is None:
+            return None
+        return "confirmed" if self.confirmed else "unconfirmed"
+
+
+async def make_entry(
+    front: Front, headers: Headers, asked: Submission, idempotency_key: str, limit_name: str = LIMIT_NAME
+) -> Entry:
+    """Check and complete what was asked for; `limit_name` is how the client spells max_new_tokens.
+
+    Raises ProblemError or UnknownModelError.
+    """
+    submission = admit(asked, front.catalog, limit_name)
     if submission.parameters.seed is None:
         # 53 bits, so that it survives a JavaScript client.
         seeded = submission.parameters.model_copy(update={"seed": secrets.randbits(53)})
         submission = submission.model_copy(update={"parameters": seeded})
     receivers = await front.webhooks.receivers_of(asked.webhook, read_api_key(headers))
     traceparent = read_traceparent(headers.getlist("traceparent"))
-    known_by = fingerprint(asked) if idempotency_key else "-"
-    return Entry(new_job_id(), submission, idempotency_key, known_by, receivers, traceparent)
+    digest = fingerprint(asked) if idempotency_key else "-"
+    return Entry(new_job_id(), submission, idempotency_key, digest, receivers, traceparent)
 
 
 def retry_entry(front: Front, job: Job, idempotency_key: str, traceparent: str | None) -> Entry:

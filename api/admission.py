@@ -8,21 +8,25 @@ from api.problem import field_problem
 from nowserving.catalog import Catalog
 from nowserving.job import Submission
 
+LIMIT_NAME = "parameters.max_new_tokens"
 SOONEST_SECONDS = 1
 LATEST_SECONDS = 60
 ROOM = 0.1
 """A refused client is asked to come back when so much of the queue has drained."""
 
 
-def admit(submission: Submission, catalog: Catalog) -> Submission:
-    """The submission as it will be queued. Raises UnknownModelError, or ProblemError for what is over a limit."""
+def admit(submission: Submission, catalog: Catalog, limit_name: str = LIMIT_NAME) -> Submission:
+    """The submission as it will be queued; `limit_name` is how the client spells max_new_tokens.
+
+    Raises UnknownModelError, or ProblemError for what is over a limit.
+    """
     limit = catalog[submission.model].max_new_tokens
     parameters = submission.parameters
     if parameters.max_new_tokens <= limit:
         return submission
     if "max_new_tokens" in parameters.model_fields_set:
         message = f"{parameters.max_new_tokens} is too many; {submission.model} allows 1 to {limit}"
-        raise field_problem("invalid_input", "parameters.max_new_tokens", message)
+        raise field_problem("invalid_input", limit_name, message)
     cut = parameters.model_copy(update={"max_new_tokens": limit})
     return submission.model_copy(update={"parameters": cut})
 

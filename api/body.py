@@ -1,4 +1,4 @@
-"""The body of POST /v1/jobs: read up to its limit, parsed strictly, and what is wrong with it said by field."""
+"""The body of a POST: read up to its limit, parsed strictly, and what is wrong with it said by field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from api.problem import ProblemError
 from nowserving.job import Input, Message, Parameters, Submission
 from nowserving.receiver import Webhook
 
-SUBMISSION: Mapping[str, type[BaseModel]] = {
+_SUBMISSION: Mapping[str, type[BaseModel]] = {
     "": Submission,
     "input": Input,
     "parameters": Parameters,
@@ -28,22 +28,21 @@ def parse_submission(body: bytes) -> Submission:
     try:
         return Submission.model_validate_json(body)
     except ValidationError as error:
-        raise explain(error, SUBMISSION) from None
+        raise explain(error, _SUBMISSION) from None
 
 
 async def read_body(request: Request, max_bytes: int, media_type: str = "application/json") -> bytes:
-    """Read a body that says that it is of that type. Raises ProblemError; no more than `max_bytes` are ever kept."""
+    """Read a body that says that it is of that type; no more than `max_bytes` are ever kept.
+
+    Raises ProblemError, or ClientDisconnect.
+    """
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if sent != media_type and not (media_type == "application/json" and sent.endswith("+json")):
         # Anything else a browser would send from any web page, without asking first.
         raise ProblemError("unsupported_media_type", f"send it with the header Content-Type: {media_type}")
-    return await _read(request, max_bytes)
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
-        raise too_large(max_bytes)
+        raise too_large("the body", max_bytes)
     message = await request.receive()
     body = message.get("body", b"")
     if message.get("more_body"):
@@ -53,25 +52,25 @@ async def _read(request: Request, max_bytes: int) -> bytes:
             parts.append(message.get("body", b""))
             size_bytes += len(parts[-1])
             if size_bytes > max_bytes:
-                raise too_large(max_bytes)
+                raise too_large("the body", max_bytes)
         body = b"".join(parts)
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     if len(body) > max_bytes:
-        raise too_large(max_bytes)
+        raise too_large("the body", max_bytes)
     return bytes(body)
 
 
-def too_large(max_bytes: int) -> ProblemError:
+def too_large(what: str, max_bytes: int) -> ProblemError:
     """What to answer to more than may be sent."""
-    return ProblemError("payload_too_large", f"the body may have {max_bytes} bytes")
+    return ProblemError("payload_too_large", f"{what} may have {max_bytes} bytes")
 
 
 def explain(error: ValidationError, models: Mapping[str, type[BaseModel]]) -> ProblemError:
     """Say which fields are wrong, and what is allowed; `models` by the fields that hold them, "" being the body."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     if details[0]["type"] == "json_invalid":
-        return ProblemError("invalid_json", f"the body is not JSON: {details[0]['msg'].removeprefix('Invalid JSON: ')}")
+        return ProblemError("invalid_json", f"this is not JSON: {details[0]['msg'].removeprefix('Invalid JSON: ')}")
     errors = []
     for part in details:
         if part["type"] == "too_short" and any(len(other["loc"]) > len(part["loc"]) for other in details):

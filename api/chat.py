@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -15,14 +14,22 @@ from starlette.types import Receive, Scope, Send
 from api.accept import Entry, accept, make_entry
 from api.answer import answer_json
 from api.body import read_body
-from api.chat_answer import ChatCompletion, Chunks, describe_completion, describe_refusal, explain_end
-from api.chat_request import parse_chat
-from api.events import IDLE_SECONDS, PING_SECONDS, SEND_SECONDS
+from api.chat_answer import (
+    ChatCompletion,
+    Chunks,
+    ErrorBody,
+    describe_completion,
+    describe_error,
+    explain_end,
+    status_of,
+)
+from api.chat_request import ChatRequest, parse_chat
 from api.front import Front, front_of
 from api.header import read_idempotency_key
-from api.openapi import CHAT, CHAT_ANSWERS
+from api.openapi import CHAT, CHAT_ANSWER, CHAT_ERROR
 from api.place import Place
 from api.problem import ProblemError, problem_of, retry_after_seconds
+from api.sse import IDLE_SECONDS, PING_SECONDS, SEND_SECONDS, forgotten
 from api.wait import accept_and_wait
 from nowserving import verb
 from nowserving.errors import JobFinishedError, JobNotFoundError, NowservingError
@@ -32,77 +39,111 @@ from nowserving.job import Job, Status
 log = logging.getLogger(__name__)
 
 SPARE_SECONDS = 60.0
-"""Beyond its start_within_seconds and timeout_seconds a job may take so long: other workers' leases run out first."""
+"""How much longer than start_within_seconds + timeout_seconds a job may take: a dead worker's lease runs out first."""
 
 router = APIRouter(prefix="/v1/chat", tags=["chat"])
 
 
-@router.post("/completions", name="complete", response_model=ChatCompletion, responses=CHAT_ANSWERS, openapi_extra=CHAT)
+@router.post(
+    "/completions",
+    name="complete",
+    response_model=ChatCompletion,
+    responses={200: CHAT_ANSWER, "default": {"model": ErrorBody, **CHAT_ERROR}},
+    openapi_extra=CHAT,
+)
 async def complete(request: Request) -> Response:
     """Accept a job and answer with its text; with `stream` as it is made. A client that leaves before the end cancels
     its job, unless it has sent an `Idempotency-Key`, by which it can come back.
     """
-    try:
-        return await _complete(request)
-    except ClientDisconnect:
-        return Response(status_code=400)
-    except (NowservingError, ProblemError) as error:
-        return _refuse(problem_of(error))
-
-
-async def _complete(request: Request) -> Response:
     front = front_of(request)
-    key = read_idempotency_key(request.headers.get("idempotency-key"))
-    chat = parse_chat(await read_body(request, front.settings.max_body_bytes))
-    entry = await make_entry(front, request.headers, chat.to_submission(), key)
-    seconds = chat.start_within_seconds + chat.timeout_seconds + SPARE_SECONDS
-    await front.pulse.ensure()
-    if chat.stream:
-        watch = front.hub.watch(entry.job_id)
+    try:
+        key = read_idempotency_key(request.headers)
+        chat = parse_chat(await read_body(request, front.settings.max_body_bytes))
+        entry = await make_entry(front, request.headers, chat.to_submission(), key, chat.limit_name)
+        await front.pulse.ensure()
+        seconds = chat.start_within_seconds + chat.timeout_seconds + SPARE_SECONDS
+        if chat.stream:
+            return await _stream(front, entry, chat, seconds)
+        return await _wait(front, request, entry, seconds)
+    except ClientDisconnect:
+        raise
+    except Exception as error:
+        return _answer_error(problem_of(error))
+
+
+async def _wait(front: Front, request: Request, entry: Entry, seconds: float) -> Response:
+    ended = False
+    try:
+        job = (await accept_and_wait(front, request, entry, seconds)).look.job
+        ended = job.status.terminal
+    except ProblemError:
+        ended = True  # refused: there is none
+        raise
+    finally:  # the client has left, this process stops, or Redis is away: nobody gets the text
+        if not ended:
+            await _leave(front, entry)
+    if not ended:
+        late = ProblemError("timeout", f"{job.id} has not ended within {seconds:g} s", retryable=False)
+        return _answer_error(late, _headers(entry, job))
+    if job.status is not Status.SUCCEEDED:
+        return _answer_error(explain_end(job.status, job.error), _headers(entry, job))
+    return answer_json(describe_completion(job), headers=_headers(entry, job))
+
+
+async def _stream(front: Front, entry: Entry, chat: ChatRequest, seconds: float) -> Response:
+    watch = front.hub.watch(entry.job_id)
+    try:
         job = (await accept(front, entry)).look.job
         if job.id != entry.job_id:
             watch = front.hub.watch(job.id)
-        chunks = _Stream(front, entry, watch, Chunks(job, chat.stream_options.include_usage))
-        return _ChatResponse(chunks, _headers(job), seconds)
-
-    try:
-        job = (await accept_and_wait(front, request, entry, seconds)).look.job
-    except asyncio.CancelledError:  # this process stops
+    except ProblemError:
+        raise  # refused: there is none
+    except BaseException:
         await _leave(front, entry)
         raise
-    if not job.status.terminal:
-        await _leave(front, entry)
-        return _refuse(ProblemError("timeout", f"{job.id} has not ended within {seconds:g} s", retryable=False), job)
-    if job.status is not Status.SUCCEEDED:
-        return _refuse(explain_end(job.status, job.error), job)
-    return answer_json(describe_completion(job), headers=_headers(job))
+    chunks = Chunks(job, chat.stream_options.include_usage)
+    return _ChatStream(front, entry, watch, chunks, _headers(entry, job), seconds)
 
 
-class _Stream:
-    """A job's text for one client."""
+class _ChatStream(EventSourceResponse):
+    """A job's text for one client, which cancels the job if it leaves before the end. A server that stops lets it go on
+    for `seconds`, or till its own patience ends (uvicorn's --timeout-graceful-shutdown).
+    """
 
-    def __init__(self, front: Front, entry: Entry, watch: Watch, chunks: Chunks) -> None:
+    def __init__(
+        self, front: Front, entry: Entry, watch: Watch, chunks: Chunks, headers: Mapping[str, str], seconds: float
+    ) -> None:
+        super().__init__(
+            self._read(),
+            headers=headers,
+            ping=PING_SECONDS,
+            sep="\n",
+            send_timeout=SEND_SECONDS,
+            shutdown_grace_period=seconds,
+        )
         self._front, self._entry, self._watch, self._chunks = front, entry, watch, chunks
         self._ended = False
 
-    async def read(self) -> AsyncIterator[ServerSentEvent]:
-        """Chunks to the end, or to an error."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve (ASGI)."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not self._ended:
+                await _leave(self._front, self._entry)
+
+    async def _read(self) -> AsyncIterator[ServerSentEvent]:
         yield _write(self._chunks.first())
         with self._watch:
             try:
                 async for event in self._follow():
                     yield event
-            except (NowservingError, ProblemError) as error:
-                yield _write(describe_refusal(problem_of(error))[1])
-        self._ended = True
+            except Exception as error:
+                yield _write(describe_error(problem_of(error)))
         yield ServerSentEvent("[DONE]", sep="\n")
 
-    async def close(self) -> None:
-        """Nobody reads any more."""
-        if not self._ended:
-            await _leave(self._front, self._entry)
-
     async def _follow(self) -> AsyncIterator[ServerSentEvent]:
+        """The text to the job's end. Raises ProblemError if that is no success."""
         place, seen = Place(), False
         while True:
             events = await self._watch.events(place.event_id, IDLE_SECONDS)
@@ -113,36 +154,15 @@ class _Stream:
                 if unseen and event.type == "token" and (text := unseen.data["text"]):
                     seen = True
                     yield _write(self._chunks.text(text))
+                self._ended = event.terminal
                 if event.type == Status.SUCCEEDED:
                     for chunk in self._chunks.last(event.data["output"]):
                         yield _write(chunk)
                     return
                 if event.terminal:
-                    raise explain_end(event.type, event.data.get("error"))
-            if not events:
-                await self._front.store.run(verb.look(self._watch.job_id))  # raises if the job is forgotten
-
-
-class _ChatResponse(EventSourceResponse):
-    """Tells its stream when the client is gone. A server that stops lets it go on, for as long as it waits for any."""
-
-    def __init__(self, stream: _Stream, headers: Mapping[str, str], seconds: float) -> None:
-        super().__init__(
-            stream.read(),
-            headers=headers,
-            ping=PING_SECONDS,
-            sep="\n",
-            send_timeout=SEND_SECONDS,
-            shutdown_grace_period=seconds,
-        )
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve (ASGI)."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._stream.close()
+                    raise explain_end(Status(event.type), event.data.get("error"))
+            if not events and await forgotten(self._front, self._watch.job_id):
+                raise JobNotFoundError(f"{self._watch.job_id} is not kept any more")
 
 
 async def _leave(front: Front, entry: Entry) -> None:
@@ -152,23 +172,24 @@ async def _leave(front: Front, entry: Entry) -> None:
     try:
         await front.store.run(verb.cancel(entry.job_id))
     except (JobFinishedError, JobNotFoundError):
-        pass  # just now, or it was never queued
+        pass  # it has just ended, or was never queued
     except NowservingError as error:
         log.warning("%s, whose client has left, could not be canceled: %s", entry.job_id, error.message)
 
 
-def _headers(job: Job) -> dict[str, str]:
-    return {"Location": f"/v1/jobs/{job.id}", "X-Request-Id": job.id}
+def _headers(entry: Entry, job: Job) -> dict[str, str]:
+    headers = {"Location": f"/v1/jobs/{job.id}", "X-Request-Id": job.id}
+    return headers if job.id == entry.job_id else {**headers, "Idempotency-Replayed": "true"}
 
 
-def _refuse(problem: ProblemError, job: Job | None = None) -> Response:
-    status, body = describe_refusal(problem)
-    headers = _headers(job) if job else {}
+def _answer_error(problem: ProblemError, headers: Mapping[str, str] | None = None) -> Response:
+    status, sent = status_of(problem), dict(headers or {})
     if seconds := retry_after_seconds(problem, status):
-        headers["Retry-After"] = str(seconds)
+        sent["Retry-After"] = str(seconds)
     if problem.retryable is not None:
-        headers["X-Should-Retry"] = json.dumps(problem.retryable)  # OpenAI's clients would retry by the status
-    return answer_json(body, status, headers)
+        # OpenAI's clients go by it where it is there, else by the status (_should_retry in openai/_base_client.py).
+        sent["X-Should-Retry"] = json.dumps(problem.retryable)
+    return answer_json(describe_error(problem), status, sent)
 
 
 def _write(data: object) -> ServerSentEvent:

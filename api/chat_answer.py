@@ -11,21 +11,16 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from api.problem import STATUSES, ProblemError
+from api.problem import ProblemError
+from api.problem import status_of as problem_status
 from nowserving.job import Job, Status
 
-EXPIRED, CANCELED = "expired", "canceled"
-_STATUSES = {
-    "unknown_model": 404,
-    "too_large": 400,
-    "timeout": 504,
-    CANCELED: 409,
-    EXPIRED: 503,
-}
-"""What is no error of another call, or has another status there."""
+_STATUSES = {"unknown_model": 404, "too_large": 400, "timeout": 504, "canceled": 409, "expired": 503}
+"""Where OpenAI's status is another than elsewhere here, and what only a chat can be."""
 _CODES = {"unknown_model": "model_not_found", "too_large": "context_length_exceeded"}
 """Where OpenAI has a code of its own for ours."""
-_LIMIT, _LIMIT_HERE = "parameters.max_new_tokens", "max_completion_tokens"
+
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
 class AssistantMessage(TypedDict):
@@ -68,12 +63,12 @@ class ChatError(TypedDict):
     """What was wrong, and what is allowed."""
 
     message: str
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    type: ErrorType
     param: str | None
     code: Annotated[str, Field(description="Stable; match on this.")]
 
 
-class ChatRefusal(TypedDict):
+class ErrorBody(TypedDict):
     """An error as OpenAI's clients read it."""
 
     error: ChatError
@@ -89,7 +84,7 @@ class _Chunk(TypedDict):
 
 
 class Chunks:
-    """Makes what a stream is made of; with `usage` the last one tells it."""
+    """Builds the chunks of a stream; with `usage` the last one has the token counts."""
 
     def __init__(self, job: Job, usage: bool) -> None:
         self._job, self._usage = job, usage
@@ -136,21 +131,29 @@ def describe_completion(job: Job) -> ChatCompletion:
     }
 
 
-def explain_end(status: str, error: Mapping[str, Any] | None) -> ProblemError:
-    """Why there is no whole text of a job that ended otherwise, and whether to send it again."""
-    if status == Status.FAILED and error:
-        return ProblemError(str(error["code"]), str(error["message"]), retryable=bool(error.get("retryable")))
-    if status == Status.EXPIRED:
-        return ProblemError(EXPIRED, "the job did not start within its start_within_seconds", retryable=True)
-    return ProblemError(CANCELED, "the job was canceled", retryable=False)
+def explain_end(status: Status, error: Mapping[str, Any] | None) -> ProblemError:
+    """Why there is no whole text of a job that ended with this status, and whether to send it again."""
+    match status:
+        case Status.EXPIRED:
+            return ProblemError("expired", "the job did not start within its start_within_seconds", retryable=True)
+        case Status.CANCELED:
+            return ProblemError("canceled", "the job was canceled", retryable=False)
+        case _:
+            told = error or {}
+            message = str(told.get("message", "the job failed"))
+            return ProblemError(str(told.get("code", "failed")), message, retryable=bool(told.get("retryable")))
 
 
-def describe_refusal(problem: ProblemError) -> tuple[int, ChatRefusal]:
-    """An error's HTTP status and body. OpenAI calls 400 what is 422 elsewhere here."""
-    status = {**STATUSES, **_STATUSES}.get(problem.code, 500)
-    if status == 422:
-        status = 400
-    kind: Literal["invalid_request_error", "rate_limit_error", "server_error"] = "invalid_request_error"
+def status_of(problem: ProblemError) -> int:
+    """Its HTTP status. OpenAI's is 400 where it is 422 elsewhere here."""
+    status = _STATUSES.get(problem.code) or problem_status(problem)
+    return 400 if status == 422 else status
+
+
+def describe_error(problem: ProblemError) -> ErrorBody:
+    """An error as OpenAI's clients read it."""
+    status = status_of(problem)
+    kind: ErrorType = "invalid_request_error"
     if status == 429:
         kind = "rate_limit_error"
     elif status >= 500:
@@ -158,13 +161,8 @@ def describe_refusal(problem: ProblemError) -> tuple[int, ChatRefusal]:
     field = problem.errors[0]["field"] if problem.errors else None
     if problem.code == "unknown_model":
         field = "model"
-    error: ChatError = {
-        "message": problem.detail.replace(_LIMIT, _LIMIT_HERE),
-        "type": kind,
-        "param": field and field.replace(_LIMIT, _LIMIT_HERE),
-        "code": _CODES.get(problem.code, problem.code),
-    }
-    return status, {"error": error}
+    code = _CODES.get(problem.code, problem.code)
+    return {"error": {"message": problem.detail, "type": kind, "param": field, "code": code}}
 
 
 def _chat_id(job: Job) -> str:

@@ -1,13 +1,13 @@
 """The body of POST /v1/chat/completions, and the job that it asks for.
 
-Fields: https://platform.openai.com/docs/api-reference/chat/create. Of what would change the text and is not served only
-the value that changes nothing is taken; what says nothing of the text is taken and left. Pure.
+Fields: https://platform.openai.com/docs/api-reference/chat/create. One that would change the text and is not served may
+only have the value that changes nothing; one that has no bearing on the text is accepted and ignored. Pure.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -40,11 +40,11 @@ from nowserving.parameters import STRICT, NewTokens, Stops, Temperature
 from nowserving.receiver import Webhook
 
 START_WITHIN_SECONDS = 600.0
-"""OpenAI's clients wait so long by default: what starts later would be made for nobody."""
+"""As long as OpenAI's clients wait by default (DEFAULT_TIMEOUT in openai/_constants.py): later nobody is there."""
 
-LIMITS = ("max_new_tokens", "max_completion_tokens", "max_tokens")
+_LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 
-Left = Annotated[Any, Field(description="Accepted, and of no effect.")]
+Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
 
 
 class Only:
@@ -60,7 +60,8 @@ class Only:
         return {"enum": list(self._values), "description": "Not served."}
 
     def _check(self, value: object) -> object:
-        if value not in self._values:
+        # To Python True is 1, and 0.0 is 0, which in JSON only the latter are.
+        if not any(value == only and isinstance(value, bool) is isinstance(only, bool) for only in self._values):
             raise ValueError(f"not served; it may only be {' or '.join(map(json.dumps, self._values))}")
         return value
 
@@ -94,7 +95,7 @@ class ChatMessage(_Lenient):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
-    name: Left = None
+    name: Ignored = None
 
     def to_message(self) -> Message:
         """As jobs have it."""
@@ -105,7 +106,7 @@ class StreamOptions(_Lenient):
     """What a stream has beside the text."""
 
     include_usage: bool = False
-    include_obfuscation: Left = None
+    include_obfuscation: Ignored = None
 
 
 class ChatRequest(_Lenient, Parameters):
@@ -130,31 +131,36 @@ class ChatRequest(_Lenient, Parameters):
     metadata: Metadata = {}
     webhook: Webhook | None = None
 
-    n: Annotated[int, Only(1)] = 1
-    frequency_penalty: Annotated[float, Only(0)] = 0
-    presence_penalty: Annotated[float, Only(0)] = 0
-    logprobs: Annotated[bool, Only(False)] = False
-    top_logprobs: Annotated[int, Only(0)] = 0
-    logit_bias: Annotated[Mapping[str, Any], Only({})] = {}
-    tools: Annotated[Sequence[Any], Only([])] = []
-    tool_choice: Annotated[str, Only("none", "auto")] = "none"
-    functions: Annotated[Sequence[Any], Only([])] = []
-    modalities: Annotated[Sequence[str], Only(["text"])] = ["text"]
-    response_format: Annotated[Mapping[str, str], Only({"type": "text"})] = {"type": "text"}
+    n: Annotated[Any, Only(1)] = 1
+    frequency_penalty: Annotated[Any, Only(0)] = 0
+    presence_penalty: Annotated[Any, Only(0)] = 0
+    logprobs: Annotated[Any, Only(False)] = False
+    top_logprobs: Annotated[Any, Only(0)] = 0
+    logit_bias: Annotated[Any, Only({})] = {}
+    tools: Annotated[Any, Only([])] = []
+    tool_choice: Annotated[Any, Only("none", "auto")] = "none"
+    functions: Annotated[Any, Only([])] = []
+    modalities: Annotated[Any, Only(["text"])] = ["text"]
+    response_format: Annotated[Any, Only({"type": "text"})] = {"type": "text"}
 
-    parallel_tool_calls: Left = None
-    prompt_cache_key: Left = None
-    safety_identifier: Left = None
-    service_tier: Left = None
-    store: Left = None
-    user: Left = None
+    parallel_tool_calls: Ignored = None
+    prompt_cache_key: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    store: Ignored = None
+    user: Ignored = None
+
+    @property
+    def limit_name(self) -> str:
+        """How the client spells max_new_tokens, if it names it."""
+        return next((name for name in _LIMIT_NAMES if name in self.model_fields_set), _LIMIT_NAMES[0])
 
     def to_submission(self) -> Submission:
         """The job. Raises ProblemError."""
-        given = {getattr(self, name) for name in LIMITS if name in self.model_fields_set}
+        given = {getattr(self, name) for name in _LIMIT_NAMES if name in self.model_fields_set}
         if len(given) > 1:
-            raise field_problem("invalid_input", "max_tokens", "give max_completion_tokens alone")
-        parameters = {name: getattr(self, name) for name in Parameters.model_fields if name not in LIMITS}
+            raise field_problem("invalid_input", self.limit_name, "named twice: give max_completion_tokens alone")
+        parameters = {name: getattr(self, name) for name in Parameters.model_fields if name not in _LIMIT_NAMES}
         if given:
             parameters["max_new_tokens"] = given.pop()
         return Submission(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from api.chat_request import ChatRequest
 from api.jobs import submit
 from api.openapi import complete
-from api.problem import ProblemError, answer_error
-from nowserving.errors import NowservingError
-
-log = logging.getLogger(__name__)
+from api.problem import answer_error
+from nowserving.job import Submission
 
 
 class Api(FastAPI):
@@ -23,7 +21,7 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
         if self.openapi_schema is None:
-            complete(super().openapi())
+            complete(super().openapi(), Submission, ChatRequest)
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -38,7 +36,5 @@ class Api(FastAPI):
         except ClientDisconnect:
             return
         except Exception as error:
-            if not isinstance(error, NowservingError | ProblemError):
-                log.exception("a submission failed")
             response = answer_error(error)
         await response(scope, receive, send)

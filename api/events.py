@@ -15,18 +15,12 @@ from api.jobs import check_job_id
 from api.openapi import EVENTS, RESUMED
 from api.place import Place
 from api.problem import ProblemError
+from api.sse import IDLE_SECONDS, PING_SECONDS, SEND_SECONDS, forgotten
 from nowserving import verb
 from nowserving.answer import Look
-from nowserving.errors import JobNotFoundError, NowservingError
 from nowserving.event import Event
 from nowserving.events import Watch
 from nowserving.job import Job, rfc3339
-
-PING_SECONDS = 15
-IDLE_SECONDS = 30.0
-"""After so long without an event one looks whether the job is still there."""
-SEND_SECONDS = 60.0
-"""A reader that takes in nothing for so long is let go; it can resume."""
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -102,18 +96,8 @@ async def _stream(front: Front, watch: Watch, look: Look, place: Place) -> Async
                     return
             if said := view.news():
                 yield _write("queued", said)
-            elif not events and await _forgotten(front, watch.job_id):
+            elif not events and await forgotten(front, watch.job_id):
                 return
-
-
-async def _forgotten(front: Front, job_id: str) -> bool:
-    try:
-        await front.store.run(verb.look(job_id))
-    except JobNotFoundError:
-        return True
-    except NowservingError:
-        return False
-    return False
 
 
 def _write(kind: str, data: Mapping[str, Any], event_id: str | None = None) -> ServerSentEvent:

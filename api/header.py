@@ -23,8 +23,9 @@ def read_prefer_wait(values: Iterable[str]) -> float | None:
     return None
 
 
-def read_idempotency_key(value: str | None) -> str:
+def read_idempotency_key(headers: Mapping[str, str]) -> str:
     """The Idempotency-Key, or '' if there is none. Raises ProblemError."""
+    value = headers.get("idempotency-key")
     if value is None:
         return ""
     if not _IDEMPOTENCY_KEY.match(value):

@@ -39,7 +39,7 @@ async def submit(request: Request) -> Response:
     With an `Idempotency-Key` the same body makes one job, however often it is sent.
     """
     front = front_of(request)
-    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    key = read_idempotency_key(request.headers)
     asked = parse_submission(await read_body(request, front.settings.max_body_bytes))
     entry = await make_entry(front, request.headers, asked, key)
     wait_seconds = read_prefer_wait(request.headers.getlist("prefer"))
@@ -53,19 +53,19 @@ async def submit(request: Request) -> Response:
     return _answer_accepted(entry, accepted, {"Preference-Applied": f"wait={wait_seconds:g}"})
 
 
-def _answer_accepted(entry: Entry, accepted: Accepted, if_ended: Mapping[str, str] | None = None) -> Response:
+def _answer_accepted(entry: Entry, accepted: Accepted, headers_if_ended: Mapping[str, str] | None = None) -> Response:
     look = accepted.look
     body = describe_look(look)
     headers = {"Location": f"/v1/jobs/{look.job.id}"}
     if look.job.id != entry.job_id:
         headers["Idempotency-Replayed"] = "true"
     if look.job.status.terminal:
-        return answer_json(body, 200, {**headers, **(if_ended or {})})
-    if accepted.confirmed is not None:
-        body["durability"] = "confirmed" if accepted.confirmed else "unconfirmed"
+        return answer_json(body, accepted.status, {**headers, **(headers_if_ended or {})})
+    if durability := accepted.durability:
+        body["durability"] = durability
     wait_seconds = body["queue"] and body["queue"]["estimated_wait_seconds"]
     headers["Retry-After"] = str(retry_when_accepted_seconds(wait_seconds))
-    return answer_json(body, 202, headers)
+    return answer_json(body, accepted.status, headers)
 
 
 @router.get("", name="list", response_model=JobPage)
@@ -121,7 +121,7 @@ async def retry(request: Request, job_id: str) -> Response:
     """
     check_job_id(job_id)
     front = front_of(request)
-    key = read_idempotency_key(request.headers.get("idempotency-key"))
+    key = read_idempotency_key(request.headers)
     traceparent = read_traceparent(request.headers.getlist("traceparent"))
     await front.pulse.ensure()
     found = await front.store.run(verb.look(job_id))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
 from api.front import front_of
-from api.problem import ProblemError, answer_problem
+from api.problem import answer_problem, problem_of
 from api.schema import Model, ModelList
 from nowserving import catalog
 from nowserving.errors import UnknownModelError
@@ -31,7 +29,7 @@ async def look(request: Request, name: str) -> Response:
     try:
         model = front.catalog[name]
     except UnknownModelError as error:
-        return answer_problem(ProblemError(error.code, error.message), HTTPStatus.NOT_FOUND)
+        return answer_problem(problem_of(error), 404)
     return answer_json(_describe(model, int(front.started_at)))
 
 

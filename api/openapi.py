@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from api.chat_answer import ChatRefusal
-from api.chat_request import ChatRequest
+from pydantic import BaseModel
+
 from api.schema import Batch
-from nowserving.job import Submission
 from nowserving.schema import Job
 
 _REF = "#/components/schemas/{model}"
@@ -108,7 +108,7 @@ BATCH: dict[str, Any] = {
             }
         },
     },
-    "parameters": [{**_IDEMPOTENCY_KEY, "schema": {"type": "string", "minLength": 1, "maxLength": 200}}, _API_KEY],
+    "parameters": [_IDEMPOTENCY_KEY, _TRACEPARENT, _API_KEY],
 }
 BATCH_ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "All jobs were accepted."},
@@ -131,21 +131,22 @@ CHAT: dict[str, Any] = {
     },
     "parameters": [_IDEMPOTENCY_KEY, _TRACEPARENT, _API_KEY],
 }
-_JOB_HEADERS = {"Location": _LOCATION, "X-Request-Id": {"schema": {"type": "string"}, "description": "The job's id."}}
-CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The text; with `stream` server-sent events of `chat.completion.chunk`s, then `[DONE]`.",
-        "headers": _JOB_HEADERS,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+CHAT_ANSWER: dict[str, Any] = {
+    "description": "The text; with `stream` server-sent events of `chat.completion.chunk`s, then `[DONE]`.",
+    "headers": {
+        "Location": _LOCATION,
+        "X-Request-Id": {"schema": {"type": "string"}, "description": "The job's id."},
+        "Idempotency-Replayed": _REPLAYED,
     },
-    "default": {
-        "description": "Every error is as OpenAI's clients read it.",
-        "model": ChatRefusal,
-        "headers": {
-            "X-Should-Retry": {
-                "schema": {"type": "string", "enum": ["true", "false"]},
-                "description": "Of a job that has ended: whether the same may do better.",
-            }
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+CHAT_ERROR: dict[str, Any] = {
+    "description": "Every error is as OpenAI's clients read it.",
+    "headers": {
+        "Retry-After": {"schema": {"type": "integer"}, "description": "With 429 and 503: when to come back, seconds."},
+        "X-Should-Retry": {
+            "schema": {"type": "string", "enum": ["true", "false"]},
+            "description": "Of a job that has ended: whether the same may do better.",
         },
     },
 }
@@ -171,11 +172,24 @@ _PROBLEM = {
 }
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Add the schemas that the routes above name."""
+def complete(document: dict[str, Any], *sent: type[BaseModel]) -> dict[str, Any]:
+    """Add the schemas that the routes name and FastAPI does not know: those of problems, and of what is sent."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in (Submission, ChatRequest):
-        sent = model.model_json_schema(ref_template=_REF)
-        for name, schema in {**sent.pop("$defs"), model.__name__: sent, "Problem": _PROBLEM}.items():
-            assert schemas.setdefault(name, schema) == schema, f"two schemas have the name {name}"
+    named = {"Problem": _PROBLEM}
+    for model in sent:
+        schema = model.model_json_schema(ref_template=_REF)
+        named |= {**schema.pop("$defs"), model.__name__: schema}
+    for name, schema in named.items():
+        assert schemas.setdefault(name, schema) == schema, f"two schemas have the name {name}"
     return document
+
+
+def allowed_methods(document: dict[str, Any], path: str) -> str:
+    """What may be done at a path, as an Allow header; '' if nothing is known of it."""
+    methods = {
+        method.upper()
+        for template, operations in document["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+        for method in operations
+    }
+    return ", ".join(sorted(methods))

@@ -1,10 +1,9 @@
-"""Every error as problem+json (RFC 9457) with a stable `code`; here alone is known which code has which status."""
+"""Every error as problem+json (RFC 9457) with a stable `code`; here is known which code has which status."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from api.openapi import allowed_methods
 from nowserving.errors import NowservingError
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,11 @@ def field_problem(code: str, field: str, message: str) -> ProblemError:
     return ProblemError(code, f"{field}: {message}", [{"field": field, "message": message}])
 
 
+def status_of(problem: ProblemError) -> int:
+    """Its HTTP status."""
+    return STATUSES.get(problem.code, 500)
+
+
 def retry_after_seconds(problem: ProblemError, status: int) -> int | None:
     """When to come back, if that may help."""
     return problem.retry_after_seconds or RETRY_AFTER_SECONDS if status in (429, 503) else None
@@ -79,8 +85,8 @@ def retry_after_seconds(problem: ProblemError, status: int) -> int | None:
 def answer_problem(
     problem: ProblemError, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The HTTP answer; `status` for codes that are not in the table."""
-    status = status or STATUSES.get(problem.code, 500)
+    """The HTTP answer; `status` where it is not the code's own."""
+    status = status or status_of(problem)
     sent = dict(headers or {})
     if seconds := retry_after_seconds(problem, status):
         sent["Retry-After"] = str(seconds)
@@ -97,23 +103,28 @@ def answer_problem(
 
 
 def problem_of(error: Exception) -> ProblemError:
-    """What to answer to an error of ours, or to a bug."""
+    """What to answer to an error of ours, or to a bug, which is logged."""
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, NowservingError):
         if error.code not in STATUSES:
             log.error("%s: %s", error.code, error.message)
         return ProblemError(error.code, error.message)
+    log.error("a request failed", exc_info=error)
     return ProblemError("internal_error", "something went wrong here; the server's log says what")
 
 
 def answer_error(error: Exception) -> Response:
-    """The HTTP answer to an error of ours, or to a bug."""
+    """The HTTP answer to an error of ours, or to a bug, which is logged."""
     return answer_problem(problem_of(error))
 
 
 def _on_error(_: Request, error: Exception) -> Response:
     return answer_error(error)
+
+
+def _on_disconnect(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # to nobody
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -124,7 +135,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"there is nothing at {request.url.path}"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette knows the methods of one route only, and a path may have several.
-        headers["Allow"] = _allowed_methods(request.app.openapi(), request.url.path) or headers.get("Allow", "")
+        headers["Allow"] = allowed_methods(request.app.openapi(), request.url.path) or headers.get("Allow", "")
         detail = f"{request.method} is not allowed at {request.url.path}; allowed: {headers['Allow']}"
     code = status.phrase.lower().replace(" ", "_")
     return answer_problem(ProblemError(code, detail), status, headers)
@@ -136,21 +147,11 @@ def _on_invalid_parameter(_: Request, error: Exception) -> Response:
     return answer_problem(ProblemError("invalid_query", f"{errors[0]['field']}: {errors[0]['message']}", errors))
 
 
-def _allowed_methods(document: dict[str, Any], path: str) -> str:
-    """What may be done at a path, as an Allow header; '' if nothing is known of it."""
-    methods = {
-        method.upper()
-        for template, operations in document["paths"].items()
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
-        for method in operations
-    }
-    return ", ".join(sorted(methods))
-
-
 def install(app: FastAPI) -> None:
     """Make every error of the app a problem."""
     app.add_exception_handler(ProblemError, _on_error)
     app.add_exception_handler(NowservingError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameter)
     app.add_exception_handler(Exception, _on_error)

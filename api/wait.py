@@ -20,9 +20,9 @@ PAUSE_SECONDS = 0.2
 
 
 async def accept_and_wait(front: Front, request: Request, entry: Entry, seconds: float) -> Accepted:
-    """Queue the job, or find the one its key made before, and wait for its end as `wait_for_end` does.
+    """Queue the job, or find the one its key made before, and wait for its end, as `wait_for_end` does, for so long.
 
-    Raises ProblemError when the queue is full, TooManyWaitersError before anything is queued.
+    Raises TooManyWaitersError before anything is queued, and what `accept` and the store raise.
     """
     with front.hub.watch(entry.job_id, end_only=True) as watch:
         # Once this is confirmed the job's end gives a hint, so that nobody need look before.

@@ -76,15 +76,17 @@ class FakeWorker:
         """Hand the job back."""
         assert self.store.run(verb.release(job_id, self._claims.pop(job_id), cause))
 
-    def finish(self, job_id: str, text: str = "done", status: Status = Status.SUCCEEDED) -> None:
-        """End the job."""
+    def finish(
+        self, job_id: str, text: str = "done", status: Status = Status.SUCCEEDED, retryable: bool = True
+    ) -> None:
+        """End the job; `retryable` is a failure."""
         result: Mapping[str, Any] = {
             "text": text,
             "finish_reason": "stop",
             "usage": {"prompt_tokens": 3, "completion_tokens": 1},
         }
         if status is Status.FAILED:
-            result = {"code": "engine_error", "message": text, "retryable": True}
+            result = {"code": "engine_error", "message": text, "retryable": retryable}
         assert self.store.run(verb.finish(job_id, self._claims.pop(job_id), status, result))
 
     def collapse(self) -> None:

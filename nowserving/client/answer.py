@@ -45,6 +45,23 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLine:
+    """What became of a job of a batch: its `id`, or an `error` with `code`, `detail` and `errors`. `status` is the HTTP
+    status that it would have been answered with alone.
+    """
+
+    line: int
+    status: int
+    id: str | None
+    error: Mapping[str, Any] | None
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> Self:
+        """Read the API's JSON."""
+        return cls(answer["line"], answer["status"], answer["id"], answer["error"])
+
+
+@dataclass(frozen=True, slots=True)
 class JobPage:
     """Some jobs, newest first; `next_cursor` asks for those before them."""
 

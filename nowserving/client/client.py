@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +17,15 @@ import httpx
 from httpx_sse import EventSource
 
 from nowserving import __version__
-from nowserving.client.answer import Delivery, DeliveryPage, Job, JobEvent, JobPage
+from nowserving.client.answer import BatchLine, Delivery, DeliveryPage, Job, JobEvent, JobPage
 from nowserving.client.error import ApiError, ApiUnreachableError, WaitTimeoutError, explain_transport, read_problem
 from nowserving.client.retry import Retry
 from nowserving.errors import NowservingError, SettingsError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 30.0
+BATCH_SECONDS = 60.0
+"""A batch may be answered so much later than anything else."""
 SILENCE_SECONDS = 60.0
 """A stream on which nothing came for so long, not even the server's ping, is taken for dead."""
 STEADY_SECONDS = 5.0
@@ -107,6 +110,19 @@ class Client:
             headers["Prefer"] = f"wait={wait_seconds:g}"
         answer = self._send("POST", "/v1/jobs", wait_seconds, json=_given(body), headers=headers)
         return Job.from_answer(answer)
+
+    def submit_batch(
+        self, jobs: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> tuple[BatchLine, ...]:
+        """Submit up to 10,000 jobs, each a body of POST /v1/jobs; what became of each, in their order.
+
+        The key, made here if none is given, makes every repetition the same jobs: what was refused for want of room
+        (429), or of Redis (503), can be sent again, in the same place of the same batch under the same key.
+        """
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex, "Content-Type": "application/x-ndjson"}
+        content = "\n".join(map(json.dumps, jobs))
+        answer = self._send("POST", "/v1/jobs/batch", BATCH_SECONDS, content=content, headers=headers)
+        return tuple(BatchLine.from_answer(line) for line in answer["data"])
 
     def get(self, job_id: str, wait_seconds: float | None = None) -> Job:
         """Look at a job; with `wait_seconds` the answer comes when it has ended, or then."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
+from api.body import parse_submission
 from nowserving import verb
+from nowserving.client import Client
 from nowserving.errors import StoreUnavailableError
-from nowserving.job import Job
+from nowserving.job import Job, Submission
 from tests.api_server import MODEL, ApiServer
 from tests.fake_worker import FakeWorker
 
@@ -39,7 +42,7 @@ def told(answer: httpx.Response) -> list[tuple[int, int, str | None]]:
     return [(entry["line"], entry["status"], entry["error"] and entry["error"]["code"]) for entry in data]
 
 
-def test_all_lines_become_jobs_in_their_order(api: ApiServer, worker: FakeWorker) -> None:
+def test_all_lines_become_jobs(api: ApiServer, worker: FakeWorker) -> None:
     answer = send(api, *(line(f"{i}", lane="batch") for i in range(200)))
     assert (answer.status_code, answer.json()["accepted"], answer.json()["refused"]) == (202, 200, 0)
     assert told(answer) == [(number, 202, None) for number in range(1, 201)]
@@ -86,11 +89,44 @@ def test_what_found_no_room_finds_it_when_the_same_is_sent_again(
     assert [job.input.prompt for job in queued(worker)] == [str(i) for i in range(5)]
 
 
-def test_a_key_is_for_one_body(api: ApiServer, worker: FakeWorker) -> None:
+def test_a_key_and_a_number_are_for_one_job(api: ApiServer, worker: FakeWorker) -> None:
     assert send(api, line("a"), line("b"), key="k").status_code == 202
     answer = send(api, line("a"), line("c"), line("d"), key="k")
     assert told(answer) == [(1, 202, None), (2, 422, "idempotency_key_reused"), (3, 202, None)]
     assert [job.input.prompt for job in queued(worker)] == ["a", "b", "d"]
+
+
+def test_no_key_of_a_single_job_is_that_of_a_line(api: ApiServer, worker: FakeWorker) -> None:
+    assert send(api, line("a"), key="k").status_code == 202
+    for key in ("k", "k/1", "k 1", "k1"):
+        assert api.submit("a", {"Idempotency-Key": key}).status_code == 202
+    assert len(queued(worker)) == 5
+
+
+def test_a_line_that_fails_by_a_fault_of_ours_fails_alone_and_is_logged(
+    api: ApiServer, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def parse(body: bytes) -> Submission:
+        if b"bad" in body:
+            raise ZeroDivisionError
+        return parse_submission(body)
+
+    monkeypatch.setattr("api.batch.parse_submission", parse)
+    answer = send(api, line("a"), line("bad"), line("b"))
+    assert told(answer) == [(1, 202, None), (2, 500, "internal_error"), (3, 202, None)]
+    assert "ZeroDivisionError" in caplog.text
+    assert [job.input.prompt for job in queued(worker)] == ["a", "b"]
+
+
+def test_a_client_that_hangs_up_amid_its_lines_is_no_fault_of_ours(
+    api: ApiServer, worker: FakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = ["Host: api", "Content-Type: application/x-ndjson", "Content-Length: 900", "", line()]
+    with socket.create_connection(("127.0.0.1", api.port)) as connection:
+        connection.sendall("\r\n".join(["POST /v1/jobs/batch HTTP/1.1", *headers]).encode())
+    assert api.submit().status_code == 202
+    assert [job.input.prompt for job in queued(worker)] == ["hello"]
+    assert not caplog.records
 
 
 def test_without_a_key_the_same_is_made_again(api: ApiServer, worker: FakeWorker) -> None:
@@ -103,7 +139,7 @@ def test_without_a_key_the_same_is_made_again(api: ApiServer, worker: FakeWorker
     ("lines", "headers", "status", "code"),
     [
         ([line()], {"Content-Type": "application/json"}, 415, "unsupported_media_type"),
-        ([line()], {"Idempotency-Key": "k" * 201}, 422, "invalid_header"),
+        ([line()], {"Idempotency-Key": "k" * 256}, 422, "invalid_header"),
         ([line()], {"Idempotency-Key": ""}, 422, "invalid_header"),
         (["", " "], {}, 422, "invalid_input"),
         ([line("x" * 900)] * 5, {}, 413, "payload_too_large"),
@@ -144,3 +180,20 @@ def test_while_redis_is_away_each_line_says_when_to_come_back(
     answer = send(api, line(), line())
     assert told(answer) == [(1, 503, "redis_unavailable"), (2, 503, "redis_unavailable")]
     assert (answer.status_code, answer.headers["retry-after"]) == (207, "1")
+
+
+def test_the_sdk_tells_of_each_line_and_repeats_nothing_twice(
+    start_api: Callable[..., ApiServer], redis_url: str, worker: FakeWorker
+) -> None:
+    jobs = [{"model": MODEL, "input": {"prompt": f"{i}"}} for i in range(3)]
+    with Client(start_api(redis_url, max_depth=2).url) as client:
+        first = client.submit_batch(jobs, idempotency_key="k")
+        worker.begin()
+        again = client.submit_batch(iter(jobs), idempotency_key="k")
+        other = client.submit_batch([{"model": MODEL}])
+    assert [(entry.line, entry.status) for entry in first] == [(1, 202), (2, 202), (3, 429)]
+    assert first[2].error
+    assert (first[2].id, first[2].error["code"]) == (None, "queue_full")
+    assert [entry.id for entry in again] == [job.id for job in queued(worker)]
+    assert other[0].error
+    assert (other[0].status, other[0].error["errors"][0]["field"]) == (422, "input")

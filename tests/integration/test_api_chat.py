@@ -8,11 +8,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import redis
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.front import Front
@@ -22,6 +24,7 @@ from tests.api_process import ApiProcess
 from tests.api_server import MODEL, ApiServer
 from tests.contract import check
 from tests.fake_worker import FakeWorker
+from tests.redis_server import RedisServer
 from tests.sse import Reader
 from tests.worker_process import noop
 
@@ -79,6 +82,13 @@ def status(worker: FakeWorker, job_id: str) -> Status:
 
 def count(worker: FakeWorker) -> int:
     return len(worker.store.run(verb.list_jobs(before=None, limit=9, status="", model=MODEL))[0])
+
+
+def answers(worker: FakeWorker) -> bool:
+    """Whether Redis does."""
+    with suppress(redis.RedisError):
+        return bool(worker.store.client.ping())
+    return False
 
 
 def waiters(api: ApiServer) -> int:
@@ -146,7 +156,8 @@ def test_a_stream_without_usage_ends_with_its_reason(
     ("fields", "refused", "code", "param"),
     [
         ({"n": 2}, openai.BadRequestError, "invalid_input", "n"),
-        ({"max_tokens": 513}, openai.BadRequestError, "invalid_input", "max_completion_tokens"),
+        ({"max_tokens": 513}, openai.BadRequestError, "invalid_input", "max_tokens"),
+        ({"max_completion_tokens": 513}, openai.BadRequestError, "invalid_input", "max_completion_tokens"),
         ({"model": "none"}, openai.NotFoundError, "model_not_found", "model"),
         ({"extra_headers": {"Idempotency-Key": ""}}, openai.BadRequestError, "invalid_header", None),
         ({"extra_headers": {"Content-Type": "text/plain"}}, openai.APIStatusError, "unsupported_media_type", None),
@@ -203,9 +214,51 @@ def test_a_failed_job_is_an_error_and_is_sent_again_if_that_may_help(
             worker.finish(begin(worker, eventually), "broken", Status.FAILED)
         with pytest.raises(openai.InternalServerError) as error:
             asked.result(15)
-    assert (error.value.code, error.value.body) == ("engine_error", error.value.body)
+    assert (error.value.code, error.value.response.headers["x-should-retry"]) == ("engine_error", "true")
     assert "broken" in error.value.message
     assert count(worker) == 1 + retries
+
+
+def test_a_job_that_would_fail_again_is_not_sent_again(
+    api: ApiServer, worker: FakeWorker, aside: Callable[..., Future[Any]], eventually: Eventually
+) -> None:
+    with client_of(api, max_retries=2) as chats:
+        asked = aside(ask, chats)
+        worker.finish(begin(worker, eventually), "for good", Status.FAILED, retryable=False)
+        with pytest.raises(openai.InternalServerError) as error:
+            asked.result(15)
+    assert error.value.response.headers["x-should-retry"] == "false"
+    assert count(worker) == 1
+
+
+def test_a_fault_of_ours_is_an_error_of_openais_too(
+    api: ApiServer, chats: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("api.chat.parse_chat", fail)
+    with pytest.raises(openai.InternalServerError) as error:
+        ask(chats)
+    assert error.value.code == "internal_error"
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_job_that_takes_longer_than_all_its_times_is_canceled(
+    chats: openai.OpenAI,
+    worker: FakeWorker,
+    aside: Callable[..., Future[Any]],
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.chat.SPARE_SECONDS", 0.1)
+    asked = aside(ask, chats, extra_body={"start_within_seconds": 1, "timeout_seconds": 0.1})
+    job_id = begin(worker, eventually)
+    with pytest.raises(openai.InternalServerError) as error:
+        asked.result(15)
+    assert (error.value.status_code, error.value.code) == (504, "timeout")
+    assert error.value.response.headers["location"] == f"/v1/jobs/{job_id}"
+    assert status(worker, job_id) is Status.CANCELED
 
 
 def test_a_failed_jobs_stream_ends_with_the_error(
@@ -278,7 +331,6 @@ def test_a_client_with_a_key_comes_back_to_the_same_job(
     eventually(lambda: waiters(api) == 1)
     left.leave()
     eventually(lambda: waiters(api) == 0)
-    assert status(worker, job_id) is Status.RUNNING
     asked = aside(read, chats, extra_headers=key)
     eventually(lambda: waiters(api) == 1)
     worker.tokens(job_id, 1, "b")
@@ -321,6 +373,7 @@ def test_a_text_that_begins_anew_is_no_answer_once_it_was_seen(
         with pytest.raises(openai.APIError) as error:
             asked.result(15)
         assert error.value.code == "restarted"
+        eventually(lambda: status(worker, job_id) is Status.CANCELED)  # it asks once more, or not at all
     else:
         worker.finish(job_id, "b")
         assert text_of(asked.result(15)) == "b"
@@ -373,28 +426,36 @@ def test_a_server_that_can_wait_no_longer_cancels_the_job(
     assert status(worker, job_id) is Status.CANCELED
 
 
-def test_a_stream_that_waits_is_kept_open(
-    chats: openai.OpenAI,
-    worker: FakeWorker,
+def test_a_stream_that_waits_is_kept_open_through_redis_absence(
+    start_api: Callable[..., ApiServer],
+    own_redis: RedisServer,
     aside: Callable[..., Future[Any]],
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("api.chat.PING_SECONDS", 0.05)
-    with chats.with_options(timeout=0.5) as impatient:  # between two bytes
+    monkeypatch.setattr("api.chat.IDLE_SECONDS", 0.1)
+    api, worker = start_api(own_redis.url), FakeWorker(own_redis.url)
+    with client_of(api, timeout=2) as impatient:  # between two bytes
         asked = aside(read, impatient)
         job_id = begin(worker, eventually)
-        until = time.monotonic() + 1
-        eventually(lambda: time.monotonic() > until)
+        own_redis.stop()
+        gone_at = time.monotonic()
+        eventually(lambda: time.monotonic() > gone_at + 3)
+        assert not asked.done()
+        own_redis.start()
+        eventually(lambda: answers(worker))
         worker.finish(job_id, "")
         assert asked.result(15)
+    worker.close()
 
 
 def test_a_model_is_found_by_its_name(chats: openai.OpenAI) -> None:
     assert chats.models.retrieve(MODEL).id == MODEL
     assert [model.id for model in chats.models.list()] == [MODEL]
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as error:
         chats.models.retrieve("none")
+    assert error.value.code == "unknown_model"
 
 
 class Leaver:

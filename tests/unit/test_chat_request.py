@@ -60,6 +60,8 @@ def test_what_says_nothing_of_the_text_is_taken() -> None:
     ("fields", "field", "words"),
     [
         ({"n": 2}, "n", "not served; it may only be 1"),
+        ({"n": True}, "n", "not served; it may only be 1"),
+        ({"logprobs": 0}, "logprobs", "not served; it may only be false"),
         ({"logprobs": True}, "logprobs", "not served; it may only be false"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not served; it may only be 0"),
         ({"logit_bias": {"50256": -100}}, "logit_bias", "not served"),
@@ -69,6 +71,7 @@ def test_what_says_nothing_of_the_text_is_taken() -> None:
         ({"modalities": ["text", "audio"]}, "modalities", "not served"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "give max_completion_tokens alone"),
+        ({"max_new_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens", "named twice"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": "1"}, "temperature", "valid number"),
         ({"stop": ["a"] * 17}, "stop", "at most 16 items"),

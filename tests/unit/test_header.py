@@ -61,13 +61,13 @@ def test_wait_is_found_among_other_preferences(seconds: int, others: list[str]) 
 
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255))
 def test_a_printable_idempotency_key_is_kept_as_it_is(key: str) -> None:
-    assert read_idempotency_key(key) == key
+    assert read_idempotency_key({"idempotency-key": key}) == key
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "schlüssel", "\x7f"])
 def test_any_other_idempotency_key_is_refused(key: str) -> None:
     with pytest.raises(ProblemError, match="1 to 255 printable"):
-        read_idempotency_key(key)
+        read_idempotency_key({"idempotency-key": key})
 
 
 @given(U64, U64, U64, U64)
