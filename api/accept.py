@@ -15,7 +15,7 @@ from api.outlook import count_slots
 from api.problem import ProblemError
 from nowserving import verb
 from nowserving.answer import Look, Wait
-from nowserving.errors import QueueFullError
+from nowserving.errors import QueueFullError, StoreUnavailableError
 from nowserving.job import Job, Status, Submission, fields_of, new_job_id
 from nowserving.receiver import Receiver
 from nowserving.schema import Durability
@@ -105,6 +105,11 @@ async def accept(front: Front, entry: Entry) -> Accepted:
         load = await front.load.learn(submission.model)
         seconds = retry_when_full_seconds(load.depth, load.run_seconds, count_slots(load.workers))
         raise ProblemError(error.code, error.message, retry_after_seconds=seconds) from None
+    except StoreUnavailableError:
+        # It may have arrived. Who has a key finds it by that; to anybody else it was refused.
+        if not entry.idempotency_key:
+            front.canceler.cancel(entry.job_id)
+        raise
     if enqueued.existed:
         return Accepted(await front.store.run(verb.look(enqueued.job_id)), confirmed)
     job = Job(

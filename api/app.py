@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from api import batch, chat, deliveries, events, health, jobs, metrics, models, problem, queues, workers
+from api.canceler import Canceler
 from api.direct import Api
 from api.front import Front
 from api.lifespan import StartInOneSentence
@@ -68,6 +69,9 @@ async def _open_front(settings: Settings, catalog: Catalog, resolver: Resolver) 
         replicas = Replicas(settings.wait_replicas, settings.wait_replicas_seconds) if settings.wait_replicas else None
         store = AsyncStore(connect_async(settings.redis_url.get_secret_value()), replicas=replicas)
         stack.push_async_callback(store.close)
+        canceler = Canceler(store)
+        stack.push_async_callback(canceler.close)
+        canceler.start()
         pulse = Pulse(store, settings, everything)
         stack.push_async_callback(pulse.close)
         await pulse.start()
@@ -82,7 +86,7 @@ async def _open_front(settings: Settings, catalog: Catalog, resolver: Resolver) 
         lookout = Lookout(store, load, catalog)
         stack.push_async_callback(lookout.close)
         lookout.start()
-        yield Front(settings, catalog, store, hub, load, lookout, pulse, webhooks, time.time())
+        yield Front(settings, catalog, store, canceler, hub, load, lookout, pulse, webhooks, time.time())
 
 
 app = create_app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import Headers
@@ -14,10 +15,16 @@ from api.body import parse_submission, read_body, too_large
 from api.front import Front, front_of
 from api.header import read_idempotency_key
 from api.openapi import BATCH, BATCH_ANSWERS
-from api.problem import MAX_ERRORS, ProblemError, problem_of, retry_after_seconds, status_of
+from api.problem import ProblemError, problem_of, retry_after_seconds, status_of
+from nowserving.errors import StoreUnavailableError
 
 MEDIA_TYPE = "application/x-ndjson"
 MAX_JOBS = 10_000
+MAX_LINES = 2 * MAX_JOBS
+"""Empty ones, too."""
+MAX_ERRORS = 3
+"""Of a line; more would make an answer longer than the body."""
+BYTES_AT_ONCE = 1 << 18
 LINES_AT_ONCE = 64
 """So many are checked and sent to Redis together; between two such parts other requests have their turn."""
 
@@ -33,7 +40,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     openapi_extra=BATCH,
 )
 async def submit_batch(request: Request) -> Response:
-    """Accept many jobs, each as POST /v1/jobs would: 202 if all were, else 207 and what became of each.
+    """Accept many jobs, each as POST /v1/jobs would: 202 if all were, 207 if some, and what became of each line; if
+    none was, the first line's problem.
 
     With an `Idempotency-Key` the same body makes the same jobs, however often it is sent: what was refused for want of
     room is accepted when there is some.
@@ -41,6 +49,8 @@ async def submit_batch(request: Request) -> Response:
     front = front_of(request)
     key = read_idempotency_key(request.headers)
     body = await read_body(request, front.settings.max_batch_bytes, MEDIA_TYPE)
+    if body.count(b"\n") > MAX_LINES:
+        raise ProblemError("payload_too_large", f"a batch may have {MAX_LINES} lines; no job was accepted")
     lines = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip()]
     if not lines:
         raise ProblemError("invalid_input", "the body has no job: send one a line, as JSON")
@@ -50,15 +60,45 @@ async def submit_batch(request: Request) -> Response:
         )
     await front.pulse.ensure()
     answers: list[tuple[schema.Line, int]] = []
-    for first in range(0, len(lines), LINES_AT_ONCE):
-        part = lines[first : first + LINES_AT_ONCE]
-        answers += await asyncio.gather(*(_submit(front, request.headers, key, *line) for line in part))
+    for part in _in_parts(lines):
+        if answers and _is_away(answers[-1][0]):
+            # Each further part would wait for Redis as long as this one did.
+            answers += [({**answers[-1][0], "line": number}, answers[-1][1]) for number, _ in part]
+        else:
+            answers += await asyncio.gather(*(_submit(front, request.headers, key, *line) for line in part))
     data = [line for line, _ in answers]
     accepted = sum(line["error"] is None for line in data)
     retry_after = max(seconds for _, seconds in answers)
+    if not accepted:
+        raise _refuse(data, retry_after)
     headers = {"Retry-After": str(retry_after)} if retry_after else {}
     answer: schema.Batch = {"accepted": accepted, "refused": len(data) - accepted, "data": data}
     return answer_json(answer, 202 if accepted == len(data) else 207, headers)
+
+
+def _in_parts(lines: Sequence[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, bytes]]]:
+    part: list[tuple[int, bytes]] = []
+    size_bytes = 0
+    for number, line in lines:
+        if part and (len(part) == LINES_AT_ONCE or size_bytes + len(line) > BYTES_AT_ONCE):
+            yield part
+            part, size_bytes = [], 0
+        part.append((number, line))
+        size_bytes += len(line)
+    yield part
+
+
+def _is_away(line: schema.Line) -> bool:
+    return line["error"] is not None and line["error"]["code"] == StoreUnavailableError.code
+
+
+def _refuse(data: Sequence[schema.Line], retry_after_seconds: int) -> ProblemError:
+    """What to answer if no line was accepted."""
+    errors = [(f"line {line['line']}", line["error"]) for line in data if line["error"]]
+    where, first = errors[0]
+    details = [{"field": number, "message": error["detail"]} for number, error in errors]
+    detail = f"none of {len(data)} lines was accepted; {where}: {first['detail']}"
+    return ProblemError(first["code"], detail, details, retry_after_seconds or None)
 
 
 async def _submit(front: Front, headers: Headers, key: str, number: int, line: bytes) -> tuple[schema.Line, int]:
@@ -77,9 +117,10 @@ async def _submit(front: Front, headers: Headers, key: str, number: int, line: b
             "detail": problem.detail,
             "errors": problem.errors[:MAX_ERRORS],
         }
-        answer: schema.Line = {"line": number, "status": status, "id": None, "error": told}
+        answer: schema.Line = {"line": number, "status": status, "id": None, "job_status": None, "error": told}
         return answer, retry_after_seconds(problem, status) or 0
-    answer = {"line": number, "status": accepted.status, "id": accepted.look.job.id, "error": None}
+    job = accepted.look.job
+    answer = {"line": number, "status": accepted.status, "id": job.id, "job_status": job.status, "error": None}
     if durability := accepted.durability:
         answer["durability"] = durability
     return answer, 0

@@ -14,6 +14,9 @@ from api.problem import ProblemError
 from nowserving.job import Input, Message, Parameters, Submission
 from nowserving.receiver import Webhook
 
+MOST_EXPLAINED = 1000
+"""A megabyte can hold half a million wrong values, and a second would go into naming them."""
+
 _SUBMISSION: Mapping[str, type[BaseModel]] = {
     "": Submission,
     "input": Input,
@@ -40,6 +43,8 @@ async def read_body(request: Request, max_bytes: int, media_type: str = "applica
     if sent != media_type and not (media_type == "application/json" and sent.endswith("+json")):
         # Anything else a browser would send from any web page, without asking first.
         raise ProblemError("unsupported_media_type", f"send it with the header Content-Type: {media_type}")
+    if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        raise ProblemError("unsupported_media_type", f"send it plain, not with Content-Encoding: {encoding[:40]}")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large("the body", max_bytes)
@@ -68,9 +73,12 @@ def too_large(what: str, max_bytes: int) -> ProblemError:
 
 def explain(error: ValidationError, models: Mapping[str, type[BaseModel]]) -> ProblemError:
     """Say which fields are wrong, and what is allowed; `models` by the fields that hold them, "" being the body."""
+    if error.error_count() > MOST_EXPLAINED:
+        return ProblemError("invalid_input", f"{error.error_count()} values are wrong, which is too many to name them")
     details = error.errors(include_url=False, include_context=False, include_input=False)
     if details[0]["type"] == "json_invalid":
-        return ProblemError("invalid_json", f"this is not JSON: {details[0]['msg'].removeprefix('Invalid JSON: ')}")
+        where = details[0]["msg"].removeprefix("Invalid JSON: ").replace(" at line 1 column ", " at column ")
+        return ProblemError("invalid_json", f"this is not JSON: {where}")
     errors = []
     for part in details:
         if part["type"] == "too_short" and any(len(other["loc"]) > len(part["loc"]) for other in details):

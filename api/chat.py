@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack
 
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -31,15 +33,18 @@ from api.place import Place
 from api.problem import ProblemError, problem_of, retry_after_seconds
 from api.sse import IDLE_SECONDS, PING_SECONDS, SEND_SECONDS, forgotten
 from api.wait import accept_and_wait
-from nowserving import verb
-from nowserving.errors import JobFinishedError, JobNotFoundError, NowservingError
+from nowserving.errors import JobNotFoundError
+from nowserving.event import Event
 from nowserving.events import Watch
 from nowserving.job import Job, Status
 
-log = logging.getLogger(__name__)
-
+HOLD_SECONDS = 1.0
+"""A stream's first byte is held back so long, since a job that is refused by then has a status of its own."""
 SPARE_SECONDS = 60.0
 """How much longer than start_within_seconds + timeout_seconds a job may take: a dead worker's lease runs out first."""
+
+MOST_SECONDS = 3600.0
+"""Longer no request is kept open for a text that is not streamed; nor does a server that stops wait for a stream."""
 
 router = APIRouter(prefix="/v1/chat", tags=["chat"])
 
@@ -61,12 +66,14 @@ async def complete(request: Request) -> Response:
         chat = parse_chat(await read_body(request, front.settings.max_body_bytes))
         entry = await make_entry(front, request.headers, chat.to_submission(), key, chat.limit_name)
         await front.pulse.ensure()
-        seconds = chat.start_within_seconds + chat.timeout_seconds + SPARE_SECONDS
+        seconds = min(chat.start_within_seconds + chat.timeout_seconds + SPARE_SECONDS, MOST_SECONDS)
         if chat.stream:
             return await _stream(front, entry, chat, seconds)
         return await _wait(front, request, entry, seconds)
     except ClientDisconnect:
         raise
+    except asyncio.CancelledError:
+        return _answer_error(ProblemError("stopping", "this server stops: send it again", retryable=True))
     except Exception as error:
         return _answer_error(problem_of(error))
 
@@ -81,28 +88,50 @@ async def _wait(front: Front, request: Request, entry: Entry, seconds: float) ->
         raise
     finally:  # the client has left, this process stops, or Redis is away: nobody gets the text
         if not ended:
-            await _leave(front, entry)
+            _leave(front, entry)
     if not ended:
-        late = ProblemError("timeout", f"{job.id} has not ended within {seconds:g} s", retryable=False)
+        again = bool(entry.idempotency_key)  # it goes on
+        late = ProblemError("timeout", f"{job.id} has not ended within {seconds:g} s", retryable=again)
         return _answer_error(late, _headers(entry, job))
     if job.status is not Status.SUCCEEDED:
-        return _answer_error(explain_end(job.status, job.error), _headers(entry, job))
+        return _answer_error(explain_end(job.status, job.error), _headers(entry, job), entry)
     return answer_json(describe_completion(job), headers=_headers(entry, job))
 
 
 async def _stream(front: Front, entry: Entry, chat: ChatRequest, seconds: float) -> Response:
-    watch = front.hub.watch(entry.job_id)
-    try:
-        job = (await accept(front, entry)).look.job
-        if job.id != entry.job_id:
-            watch = front.hub.watch(job.id)
-    except ProblemError:
-        raise  # refused: there is none
-    except BaseException:
-        await _leave(front, entry)
-        raise
-    chunks = Chunks(job, chat.stream_options.include_usage)
-    return _ChatStream(front, entry, watch, chunks, _headers(entry, job), seconds)
+    with ExitStack() as entered:
+        watch = entered.enter_context(front.hub.watch(entry.job_id))
+        try:
+            job = (await accept(front, entry)).look.job
+            if job.id != entry.job_id:
+                entered.close()
+                watch = entered.enter_context(front.hub.watch(job.id))
+            refused = await _hold(watch, job)
+        except ProblemError:
+            raise  # refused: there is none
+        except BaseException:
+            _leave(front, entry)
+            raise
+        if refused:
+            return _answer_error(refused, _headers(entry, job), entry)
+        usage = chat.stream_options.include_usage
+        return _ChatStream(front, entry, watch, job, usage, seconds, entered.pop_all())
+
+
+async def _hold(watch: Watch, job: Job) -> ProblemError | None:
+    """Wait a little for the job to start; why it did not, if it has ended instead."""
+    if job.status.terminal:
+        return None if job.status is Status.SUCCEEDED else explain_end(job.status, job.error)
+    until, event_id = time.monotonic() + HOLD_SECONDS, "0"
+    while (left_seconds := until - time.monotonic()) > 0:
+        for event in await watch.events(event_id, left_seconds):
+            event_id = event.id
+            if event.terminal and event.type != Status.SUCCEEDED:
+                return explain_end(Status(event.type), event.data.get("error"))
+            if event.type != "queued":
+                watch.hint()  # it is read once more
+                return None
+    return None
 
 
 class _ChatStream(EventSourceResponse):
@@ -111,17 +140,28 @@ class _ChatStream(EventSourceResponse):
     """
 
     def __init__(
-        self, front: Front, entry: Entry, watch: Watch, chunks: Chunks, headers: Mapping[str, str], seconds: float
+        self,
+        front: Front,
+        entry: Entry,
+        watch: Watch,
+        job: Job,
+        usage: bool,
+        seconds: float,
+        entered: ExitStack,
     ) -> None:
+        """`watch` has been entered; `entered` is closed with the stream."""
         super().__init__(
             self._read(),
-            headers=headers,
+            headers=_headers(entry, job),
             ping=PING_SECONDS,
             sep="\n",
             send_timeout=SEND_SECONDS,
             shutdown_grace_period=seconds,
         )
-        self._front, self._entry, self._watch, self._chunks = front, entry, watch, chunks
+        self._front, self._entry, self._watch = front, entry, watch
+        self._chunks = Chunks(job, usage)
+        self._output = job.output if job.status is Status.SUCCEEDED else None
+        self._entered = entered
         self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,25 +169,32 @@ class _ChatStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._entered.close()
             if not self._ended:
-                await _leave(self._front, self._entry)
+                _leave(self._front, self._entry)
 
     async def _read(self) -> AsyncIterator[ServerSentEvent]:
         yield _write(self._chunks.first())
-        with self._watch:
-            try:
-                async for event in self._follow():
-                    yield event
-            except Exception as error:
-                yield _write(describe_error(problem_of(error)))
+        try:
+            async for chunk in self._tell() if self._output else self._follow():
+                yield chunk
+        except Exception as error:
+            yield _write(describe_error(problem_of(error)))
         yield ServerSentEvent("[DONE]", sep="\n")
+
+    async def _tell(self) -> AsyncIterator[ServerSentEvent]:
+        """The text of a job that had succeeded before, under the same key."""
+        assert self._output
+        self._ended = True
+        for chunk in (self._chunks.text(self._output["text"]), *self._chunks.last(self._output)):
+            yield _write(chunk)
 
     async def _follow(self) -> AsyncIterator[ServerSentEvent]:
         """The text to the job's end. Raises ProblemError if that is no success."""
         place, seen = Place(), False
         while True:
             events = await self._watch.events(place.event_id, IDLE_SECONDS)
-            for event in events:
+            for event in events if seen else _from_last_beginning(events):
                 unseen, place = place.unseen(event), place.after(event)
                 if event.type == "restarted" and seen:
                     raise ProblemError("restarted", "the text has begun anew on another worker: ask once more")
@@ -165,16 +212,16 @@ class _ChatStream(EventSourceResponse):
                 raise JobNotFoundError(f"{self._watch.job_id} is not kept any more")
 
 
-async def _leave(front: Front, entry: Entry) -> None:
+def _from_last_beginning(events: Sequence[Event]) -> Sequence[Event]:
+    """Without the text that has begun anew since."""
+    beginnings = [number for number, event in enumerate(events) if event.type == "restarted"]
+    return events[beginnings[-1] :] if beginnings else events
+
+
+def _leave(front: Front, entry: Entry) -> None:
     """Cancel what nobody waits for any more; who has a key may come back for it."""
-    if entry.idempotency_key:
-        return
-    try:
-        await front.store.run(verb.cancel(entry.job_id))
-    except (JobFinishedError, JobNotFoundError):
-        pass  # it has just ended, or was never queued
-    except NowservingError as error:
-        log.warning("%s, whose client has left, could not be canceled: %s", entry.job_id, error.message)
+    if not entry.idempotency_key:
+        front.canceler.cancel(entry.job_id)
 
 
 def _headers(entry: Entry, job: Job) -> dict[str, str]:
@@ -182,13 +229,17 @@ def _headers(entry: Entry, job: Job) -> dict[str, str]:
     return headers if job.id == entry.job_id else {**headers, "Idempotency-Replayed": "true"}
 
 
-def _answer_error(problem: ProblemError, headers: Mapping[str, str] | None = None) -> Response:
+def _answer_error(
+    problem: ProblemError, headers: Mapping[str, str] | None = None, entry: Entry | None = None
+) -> Response:
+    """`entry` is that of the job which has ended so; under its key it would be the same once more."""
     status, sent = status_of(problem), dict(headers or {})
     if seconds := retry_after_seconds(problem, status):
         sent["Retry-After"] = str(seconds)
     if problem.retryable is not None:
         # OpenAI's clients go by it where it is there, else by the status (_should_retry in openai/_base_client.py).
-        sent["X-Should-Retry"] = json.dumps(problem.retryable)
+        again = problem.retryable and not (entry and entry.idempotency_key)
+        sent["X-Should-Retry"] = json.dumps(again)
     return answer_json(describe_error(problem), status, sent)
 
 

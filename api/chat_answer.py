@@ -11,14 +11,16 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from api.problem import ProblemError
+from api.problem import MAX_ERRORS, ProblemError
 from api.problem import status_of as problem_status
 from nowserving.job import Job, Status
 
-_STATUSES = {"unknown_model": 404, "too_large": 400, "timeout": 504, "canceled": 409, "expired": 503}
+_STATUSES = {"unknown_model": 404, "too_large": 400, "timeout": 504, "canceled": 409, "expired": 503, "stopping": 503}
 """Where OpenAI's status is another than elsewhere here, and what only a chat can be."""
 _CODES = {"unknown_model": "model_not_found", "too_large": "context_length_exceeded"}
 """Where OpenAI has a code of its own for ours."""
+_FIELDS = {"unknown_model": "model", "too_large": "messages"}
+"""What a problem is about that names no field."""
 
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
@@ -158,11 +160,10 @@ def describe_error(problem: ProblemError) -> ErrorBody:
         kind = "rate_limit_error"
     elif status >= 500:
         kind = "server_error"
-    field = problem.errors[0]["field"] if problem.errors else None
-    if problem.code == "unknown_model":
-        field = "model"
+    field = problem.errors[0]["field"] if problem.errors else _FIELDS.get(problem.code)
+    message = "; ".join(f"{error['field']}: {error['message']}" for error in problem.errors[:MAX_ERRORS])
     code = _CODES.get(problem.code, problem.code)
-    return {"error": {"message": problem.detail, "type": kind, "param": field, "code": code}}
+    return {"error": {"message": message or problem.detail, "type": kind, "param": field, "code": code}}
 
 
 def _chat_id(job: Job) -> str:

@@ -39,8 +39,8 @@ from nowserving.job import (
 from nowserving.parameters import STRICT, NewTokens, Stops, Temperature
 from nowserving.receiver import Webhook
 
-START_WITHIN_SECONDS = 600.0
-"""As long as OpenAI's clients wait by default (DEFAULT_TIMEOUT in openai/_constants.py): later nobody is there."""
+START_WITHIN_SECONDS = 540.0
+"""OpenAI's clients wait 600 s by default (DEFAULT_TIMEOUT in openai/_constants.py), for the text too."""
 
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 
@@ -62,7 +62,8 @@ class Only:
     def _check(self, value: object) -> object:
         # To Python True is 1, and 0.0 is 0, which in JSON only the latter are.
         if not any(value == only and isinstance(value, bool) is isinstance(only, bool) for only in self._values):
-            raise ValueError(f"not served; it may only be {' or '.join(map(json.dumps, self._values))}")
+            allowed = " or ".join(map(json.dumps, self._values))
+            raise ValueError(f"not served; it may only be {allowed}" if allowed else "not served; leave it out")
         return value
 
 
@@ -96,6 +97,9 @@ class ChatMessage(_Lenient):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
     name: Ignored = None
+    refusal: Ignored = None
+    annotations: Ignored = None
+    tool_calls: Annotated[Any, Only([])] = []
 
     def to_message(self) -> Message:
         """As jobs have it."""
@@ -119,7 +123,7 @@ class ChatRequest(_Lenient, Parameters):
     temperature: Temperature = 1.0
     stop: Annotated[
         Stops,
-        BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop, json_schema_input_type=str | Stops),
+        BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop, json_schema_input_type=str | list[str]),
     ] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -142,6 +146,12 @@ class ChatRequest(_Lenient, Parameters):
     functions: Annotated[Any, Only([])] = []
     modalities: Annotated[Any, Only(["text"])] = ["text"]
     response_format: Annotated[Any, Only({"type": "text"})] = {"type": "text"}
+
+    reasoning_effort: Annotated[Any, Only("none")] = "none"
+    verbosity: Annotated[Any, Only("medium")] = "medium"
+    prediction: Annotated[Any, Only()] = None
+    audio: Annotated[Any, Only()] = None
+    web_search_options: Annotated[Any, Only()] = None
 
     parallel_tool_calls: Ignored = None
     prompt_cache_key: Ignored = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from api.canceler import Canceler
 from api.load import Load
 from api.lookout import Lookout
 from api.pulse import Pulse
@@ -23,6 +24,7 @@ class Front:
     settings: Settings
     catalog: Catalog
     store: AsyncStore
+    canceler: Canceler
     hub: Hub
     load: Load
     lookout: Lookout

@@ -132,4 +132,7 @@ async def retry(request: Request, job_id: str) -> Response:
 def check_job_id(job_id: str) -> None:
     """Raise ProblemError for what cannot be a job's id."""
     if not is_job_id(job_id):
-        raise ProblemError("invalid_job_id", "a job id is job_ and 26 characters, as POST /v1/jobs answered it")
+        raise ProblemError(
+            "invalid_job_id",
+            "a job id is job_ and 26 characters, as POST /v1/jobs answered it; of a chat, those after chatcmpl-",
+        )

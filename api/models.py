@@ -5,8 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
+from api.chat_answer import ErrorBody, describe_error, status_of
 from api.front import front_of
-from api.problem import answer_problem, problem_of
+from api.openapi import CHAT_ERROR
+from api.problem import problem_of
 from api.schema import Model, ModelList
 from nowserving import catalog
 from nowserving.errors import UnknownModelError
@@ -22,14 +24,15 @@ async def index(request: Request) -> Response:
     return answer_json({"object": "list", "data": data})
 
 
-@router.get("/{name}", name="get", response_model=Model)
+@router.get("/{name}", name="get", response_model=Model, responses={"default": {"model": ErrorBody, **CHAT_ERROR}})
 async def look(request: Request, name: str) -> Response:
     """One model."""
     front = front_of(request)
     try:
         model = front.catalog[name]
     except UnknownModelError as error:
-        return answer_problem(problem_of(error), 404)
+        problem = problem_of(error)
+        return answer_json(describe_error(problem), status_of(problem))
     return answer_json(_describe(model, int(front.started_at)))
 
 

@@ -133,6 +133,8 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     detail, headers = str(error.detail), dict(error.headers or {})
     if status == HTTPStatus.NOT_FOUND:
         detail = f"there is nothing at {request.url.path}"
+        if not request.url.path.startswith("/v1/"):
+            detail += "; most is under /v1, which is part of the base URL of OpenAI's clients"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette knows the methods of one route only, and a path may have several.
         headers["Allow"] = allowed_methods(request.app.openapi(), request.url.path) or headers.get("Allow", "")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from nowserving.job import Status
 from nowserving.schema import Delivery, Durability, Job, Timestamp
 
 Cursor = Annotated[str | None, Field(description="Asks for the page after this one; null: there is none.")]
@@ -33,6 +34,7 @@ class Line(TypedDict):
     line: Annotated[int, Field(description="Its number in the body, from 1.")]
     status: Annotated[int, Field(description="As if it had been sent alone: 202, 422, 429 …; 200: the job has ended.")]
     id: Annotated[str | None, Field(description="The job's id; null: there is none.")]
+    job_status: Annotated[Status | None, Field(description="The job's, which is an earlier one if it has ended.")]
     error: LineProblem | None
     durability: NotRequired[Durability]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
 
 LATER = ("min_p", "repetition_penalty", "stop_token_ids", "ignore_eos")
 """Parameters that code of version 1 does not know: it would refuse a record that names them."""
@@ -16,7 +16,9 @@ STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 
 NewTokens = Annotated[int, Field(ge=1, le=1_000_000)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
-Stops = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)]
+Stops = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16), FailFast()
+]
 
 
 class Parameters(BaseModel):
@@ -48,6 +50,7 @@ class Parameters(BaseModel):
     stop_token_ids: Annotated[
         list[Annotated[int, Field(ge=0)]],
         Field(max_length=64, description="Tokens that end the text, beside the model's own; they have no text."),
+        FailFast(),
     ] = []
     ignore_eos: Annotated[
         bool, Field(description="Go on after the model's own end; stop and stop_token_ids still end the text.")

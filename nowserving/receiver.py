@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StringConstraints, TypeAdapter
 
 from nowserving.delivery import Event
 from nowserving.parameters import STRICT
@@ -16,7 +16,7 @@ MAX_URL_CHARACTERS = 2048
 
 Url = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)]
 Limit = Annotated[int, Field(ge=1, le=256)]
-Events = Annotated[tuple[Event, ...], Field(min_length=1, max_length=5, strict=False)]
+Events = Annotated[tuple[Event, ...], Field(min_length=1, max_length=5, strict=False), FailFast()]
 Secret = Annotated[str, AfterValidator(check_secret)]
 
 

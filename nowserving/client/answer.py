@@ -47,18 +47,20 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class BatchLine:
     """What became of a job of a batch: its `id`, or an `error` with `code`, `detail` and `errors`. `status` is the HTTP
-    status that it would have been answered with alone.
+    status that it would have been answered with alone, `job_status` the job's.
     """
 
     line: int
     status: int
     id: str | None
+    job_status: Status | None
     error: Mapping[str, Any] | None
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> Self:
         """Read the API's JSON."""
-        return cls(answer["line"], answer["status"], answer["id"], answer["error"])
+        status = answer["job_status"] and Status(answer["job_status"])
+        return cls(answer["line"], answer["status"], answer["id"], status, answer["error"])
 
 
 @dataclass(frozen=True, slots=True)

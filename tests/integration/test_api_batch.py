@@ -12,7 +12,7 @@ import pytest
 
 from api.body import parse_submission
 from nowserving import verb
-from nowserving.client import Client
+from nowserving.client import ApiError, Client
 from nowserving.errors import StoreUnavailableError
 from nowserving.job import Job, Submission
 from tests.api_server import MODEL, ApiServer
@@ -139,6 +139,7 @@ def test_without_a_key_the_same_is_made_again(api: ApiServer, worker: FakeWorker
     ("lines", "headers", "status", "code"),
     [
         ([line()], {"Content-Type": "application/json"}, 415, "unsupported_media_type"),
+        ([line()], {"Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
         ([line()], {"Idempotency-Key": "k" * 256}, 422, "invalid_header"),
         ([line()], {"Idempotency-Key": ""}, 422, "invalid_header"),
         (["", " "], {}, 422, "invalid_input"),
@@ -167,7 +168,7 @@ def test_too_many_lines_make_no_job(api: ApiServer, worker: FakeWorker, monkeypa
     assert queued(worker) == []
 
 
-def test_while_redis_is_away_each_line_says_when_to_come_back(
+def test_while_redis_is_away_it_says_when_to_come_back(
     start_api: Callable[..., ApiServer], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = start_api(redis_url)
@@ -178,8 +179,22 @@ def test_while_redis_is_away_each_line_says_when_to_come_back(
 
     monkeypatch.setattr(api.app.state.front.store, "confirm", refuse)
     answer = send(api, line(), line())
-    assert told(answer) == [(1, 503, "redis_unavailable"), (2, 503, "redis_unavailable")]
-    assert (answer.status_code, answer.headers["retry-after"]) == (207, "1")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["code"] == "redis_unavailable"
+
+
+def test_if_no_line_is_accepted_that_is_an_error_which_names_each(
+    start_api: Callable[..., ApiServer], redis_url: str, worker: FakeWorker
+) -> None:
+    api = start_api(redis_url, max_depth=1)
+    answer = send(api, "", "{", line(modle=1))
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
+    assert answer.json()["detail"].startswith("none of 2 lines was accepted; line 2: this is not JSON: ")
+    assert [error["field"] for error in answer.json()["errors"]] == ["line 2", "line 3"]
+    assert queued(worker) == []
+    assert send(api, line("a")).status_code == 202
+    full = send(api, line("b"), line("c"))
+    assert (full.status_code, full.json()["code"], int(full.headers["retry-after"]) >= 1) == (429, "queue_full", True)
 
 
 def test_the_sdk_tells_of_each_line_and_repeats_nothing_twice(
@@ -190,10 +205,11 @@ def test_the_sdk_tells_of_each_line_and_repeats_nothing_twice(
         first = client.submit_batch(jobs, idempotency_key="k")
         worker.begin()
         again = client.submit_batch(iter(jobs), idempotency_key="k")
-        other = client.submit_batch([{"model": MODEL}])
+        with pytest.raises(ApiError, match="none of 1 lines was accepted; line 1: input: ") as error:
+            client.submit_batch([{"model": MODEL}])
     assert [(entry.line, entry.status) for entry in first] == [(1, 202), (2, 202), (3, 429)]
     assert first[2].error
     assert (first[2].id, first[2].error["code"]) == (None, "queue_full")
     assert [entry.id for entry in again] == [job.id for job in queued(worker)]
-    assert other[0].error
-    assert (other[0].status, other[0].error["errors"][0]["field"]) == (422, "input")
+    assert [entry.job_status for entry in again] == ["running", "queued", "queued"]
+    assert (error.value.status, error.value.code) == (422, "invalid_input")

@@ -273,6 +273,38 @@ def test_a_failed_jobs_stream_ends_with_the_error(
     assert error.value.code == "engine_error"
 
 
+def test_a_stream_that_is_refused_before_it_begins_has_a_status(
+    chats: openai.OpenAI, worker: FakeWorker, aside: Callable[..., Future[Any]], eventually: Eventually
+) -> None:
+    asked = aside(read, chats)
+    eventually(lambda: queued(worker))
+    taken = worker.take()
+    assert taken
+    worker.finish(taken, "broken", Status.FAILED)
+    with pytest.raises(openai.InternalServerError) as error:
+        asked.result(15)
+    assert (error.value.status_code, error.value.code) == (500, "engine_error")
+
+
+@pytest.mark.parametrize("call", [ask, read])
+def test_a_failure_under_a_key_is_not_asked_for_again(
+    api: ApiServer,
+    worker: FakeWorker,
+    aside: Callable[..., Future[Any]],
+    eventually: Eventually,
+    call: Callable[..., Any],
+) -> None:
+    with client_of(api, max_retries=2) as chats:
+        asked = aside(call, chats, extra_headers={"Idempotency-Key": "k"})
+        eventually(lambda: queued(worker))
+        taken = worker.take()
+        assert taken
+        worker.finish(taken, "broken", Status.FAILED)
+        with pytest.raises(openai.InternalServerError) as error:
+            asked.result(15)
+    assert error.value.response.headers["x-should-retry"] == "false"
+
+
 @pytest.mark.parametrize("call", [ask, read])
 def test_a_canceled_job_is_not_sent_again(
     api: ApiServer,
@@ -455,7 +487,8 @@ def test_a_model_is_found_by_its_name(chats: openai.OpenAI) -> None:
     assert [model.id for model in chats.models.list()] == [MODEL]
     with pytest.raises(openai.NotFoundError) as error:
         chats.models.retrieve("none")
-    assert error.value.code == "unknown_model"
+    assert (error.value.code, error.value.param) == ("model_not_found", "model")
+    assert "there are: noop" in error.value.message
 
 
 class Leaver:

@@ -1,7 +1,7 @@
 import pytest
 
 from api.chat_answer import describe_error, explain_end, status_of
-from api.problem import STATUSES, ProblemError, field_problem
+from api.problem import STATUSES, ProblemError
 from nowserving.job import Status
 
 LONG = "context_length_exceeded"
@@ -33,10 +33,16 @@ def test_no_error_is_unprocessable() -> None:
     assert all(status_of(ProblemError(code, "x")) != 422 for code in STATUSES)
 
 
-def test_the_first_wrong_field_is_named() -> None:
-    error = describe_error(field_problem("invalid_input", "max_tokens", "9 is too many"))["error"]
-    assert (error["param"], error["message"]) == ("max_tokens", "max_tokens: 9 is too many")
-    assert describe_error(ProblemError("unknown_model", "x"))["error"]["param"] == "model"
+def test_all_wrong_fields_are_named_and_the_first_one_is_the_param() -> None:
+    errors = [{"field": "max_tokens", "message": "too many"}, {"field": "n", "message": "not served"}]
+    error = describe_error(ProblemError("invalid_input", "max_tokens: too many", errors))["error"]
+    assert (error["param"], error["message"]) == ("max_tokens", "max_tokens: too many; n: not served")
+
+
+@pytest.mark.parametrize(("code", "field"), [("unknown_model", "model"), ("too_large", "messages"), ("timeout", None)])
+def test_a_problem_that_names_no_field_may_be_about_one(code: str, field: str | None) -> None:
+    error = describe_error(ProblemError(code, "x"))["error"]
+    assert (error["param"], error["message"]) == (field, "x")
 
 
 @pytest.mark.parametrize(

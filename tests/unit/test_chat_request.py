@@ -23,7 +23,7 @@ def test_a_bare_request_samples_as_openai_has_it_and_waits_no_longer_than_its_cl
     assert (job.model, job.input.messages) == ("m", [Message(role="user", content="hello")])
     assert job.parameters == Parameters(temperature=1.0)
     assert "max_new_tokens" not in job.parameters.model_fields_set, "the model's limit may be lower"
-    assert job.start_within_seconds == 600
+    assert job.start_within_seconds == 540
 
 
 def test_all_that_has_a_meaning_arrives() -> None:
@@ -39,7 +39,13 @@ def test_all_that_has_a_meaning_arrives() -> None:
 
 def test_messages_may_come_in_parts_by_developers_and_with_what_an_answer_had() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    answered = {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None}
+    answered: dict[str, Any] = {
+        "role": "assistant",
+        "content": "c",
+        "refusal": None,
+        "tool_calls": [],
+        "annotations": [],
+    }
     job = submission(messages=[{"role": "developer", "content": parts, "name": "x"}, answered])
     assert job.input.messages == [Message(role="system", content="ab"), Message(role="assistant", content="c")]
 
@@ -84,8 +90,11 @@ def test_what_says_nothing_of_the_text_is_taken() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "only text"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content", "only text"),
         ({"messages": [HELLO | {"tool_call_id": "x"}]}, "messages.0.tool_call_id", "allowed are role, content, name"),
+        ({"messages": [HELLO | {"tool_calls": [{}]}]}, "messages.0.tool_calls", "not served; it may only be []"),
+        ({"prediction": {}}, "prediction", "not served; leave it out"),
         ({"stream_options": {"usage": True}}, "stream_options.usage", "allowed are include_usage"),
-        ({"reasoning_effort": "high"}, "reasoning_effort", "unknown field; allowed are"),
+        ({"reasoning_effort": "high"}, "reasoning_effort", 'not served; it may only be "none"'),
+        ({"foo": 1}, "foo", "unknown field; allowed are"),
         ({"webhook": {"url": ""}}, "webhook.url", "at least 1 character"),
     ],
 )
