@@ -110,17 +110,27 @@ async def _submit(front: Front, headers: Headers, key: str, number: int, line: b
         entry = await make_entry(front, headers, parse_submission(line), key and f"{key}\t{number}")
         accepted = await accept(front, entry)
     except Exception as error:
-        problem = problem_of(error)
-        status = status_of(problem)
-        told: schema.LineProblem = {
-            "code": problem.code,
-            "detail": problem.detail,
-            "errors": problem.errors[:MAX_ERRORS],
-        }
-        answer: schema.Line = {"line": number, "status": status, "id": None, "job_status": None, "error": told}
-        return answer, retry_after_seconds(problem, status) or 0
+        return _tell(number, problem_of(error))
     job = accepted.look.job
-    answer = {"line": number, "status": accepted.status, "id": job.id, "job_status": job.status, "error": None}
+    answer: schema.Line = {
+        "line": number,
+        "status": accepted.status,
+        "id": job.id,
+        "job_status": job.status,
+        "error": None,
+    }
     if durability := accepted.durability:
         answer["durability"] = durability
     return answer, 0
+
+
+def _tell(number: int, problem: ProblemError) -> tuple[schema.Line, int]:
+    """Of a line that was refused. (A frame that has raised the problem, and keeps it, would be garbage in a cycle.)"""
+    status = status_of(problem)
+    told: schema.LineProblem = {
+        "code": problem.code,
+        "detail": problem.detail,
+        "errors": problem.errors[:MAX_ERRORS],
+    }
+    line: schema.Line = {"line": number, "status": status, "id": None, "job_status": None, "error": told}
+    return line, retry_after_seconds(problem, status) or 0

@@ -100,6 +100,12 @@ def test_every_wrong_field_is_named(api: ApiServer) -> None:
     assert fields == {"model", "parameters.temperature", "parameters.top_p"}
 
 
+def test_what_has_too_many_wrong_fields_to_name_them_is_told_how_many(api: ApiServer) -> None:
+    sent = {"input": {"prompt": "a"}, **{f"wrong{i}": i for i in range(2000)}}
+    said = problem(api.http.post("/v1/jobs", json=sent), 422, "invalid_input")
+    assert said["detail"].startswith("2001 values are wrong")
+
+
 @pytest.mark.parametrize("name", ["temperature", "min_p", "repetition_penalty"])
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
 def test_numbers_that_are_none_are_refused(api: ApiServer, name: str, number: bytes) -> None:
@@ -114,6 +120,12 @@ def test_numbers_that_are_none_are_refused(api: ApiServer, name: str, number: by
 )
 def test_what_is_not_json_is_refused(api: ApiServer, sent: bytes) -> None:
     problem(api.http.post("/v1/jobs", content=sent, headers=JSON), 400, "invalid_json")
+
+
+def test_what_is_compressed_is_refused(api: ApiServer) -> None:
+    sent = {**JSON, "Content-Encoding": "gzip"}
+    said = problem(api.http.post("/v1/jobs", content=b"x", headers=sent), 415, "unsupported_media_type")
+    assert "Content-Encoding: gzip" in said["detail"]
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])

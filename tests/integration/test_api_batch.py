@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.batch import LINES_AT_ONCE
 from api.body import parse_submission
 from nowserving import verb
 from nowserving.client import ApiError, Client
@@ -165,6 +166,9 @@ def test_too_many_lines_make_no_job(api: ApiServer, worker: FakeWorker, monkeypa
     answer = send(api, *[line()] * 3)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
     assert "may have 2 jobs, not 3" in answer.json()["detail"]
+    monkeypatch.setattr("api.batch.MAX_LINES", 3)
+    answer = send(api, *[""] * 5, line())
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
     assert queued(worker) == []
 
 
@@ -174,11 +178,15 @@ def test_while_redis_is_away_it_says_when_to_come_back(
     api = start_api(redis_url)
     send(api, line()).raise_for_status()
 
+    asked = []
+
     async def refuse(*_: Any) -> Any:
+        asked.append(1)
         raise StoreUnavailableError("Redis does not answer")
 
     monkeypatch.setattr(api.app.state.front.store, "confirm", refuse)
-    answer = send(api, line(), line())
+    answer = send(api, *[line()] * 200)
+    assert len(asked) == LINES_AT_ONCE, "each further part would have waited for Redis, too"
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["code"] == "redis_unavailable"
 

@@ -18,7 +18,7 @@ import redis
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.front import Front
-from nowserving import verb
+from nowserving import keys, verb
 from nowserving.job import Job, Status
 from tests.api_process import ApiProcess
 from tests.api_server import MODEL, ApiServer
@@ -348,6 +348,22 @@ def test_a_client_that_leaves_cancels_its_job(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_redis_is_away_cancels_its_job_when_it_is_back(
+    start_api: Callable[..., ApiServer], own_redis: RedisServer, eventually: Eventually, stream: bool
+) -> None:
+    api, worker = start_api(own_redis.url), FakeWorker(own_redis.url)
+    left = Leaver(api, stream)
+    eventually(lambda: waiters(api) == 1 and count(worker) == 1)
+    (job,) = queued(worker)
+    own_redis.stop()
+    left.leave()
+    eventually(lambda: waiters(api) == 0)
+    own_redis.start()
+    eventually(lambda: answers(worker) and status(worker, job.id) is Status.CANCELED)
+    worker.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_client_with_a_key_comes_back_to_the_same_job(
     api: ApiServer,
     chats: openai.OpenAI,
@@ -411,6 +427,25 @@ def test_a_text_that_begins_anew_is_no_answer_once_it_was_seen(
         assert text_of(asked.result(15)) == "b"
 
 
+def test_a_text_that_began_anew_before_anybody_read_it_is_whole(
+    chats: openai.OpenAI, worker: FakeWorker, aside: Callable[..., Future[Any]], eventually: Eventually
+) -> None:
+    key = {"Idempotency-Key": "k"}
+    asked = aside(ask, chats, extra_headers=key)
+    job_id = begin(worker, eventually)
+    worker.tokens(job_id, 0, "a")
+    worker.release(job_id)
+    assert worker.begin(anew=True) == job_id
+    worker.tokens(job_id, 0, "b")
+    late = aside(read, chats, extra_headers=key)
+    eventually(lambda: worker.store.client.pubsub_numsub(keys.events(job_id))[0][1] == 1)
+    worker.tokens(job_id, 1, "c")
+    worker.finish(job_id, "bc")
+    assert asked.result(15).choices[0].message.content == "bc"
+    assert text_of(late.result(15)) == "bc"
+    assert text_of(read(chats, extra_headers=key)) == "bc"
+
+
 @pytest.fixture
 def process(redis_url: str, tmp_path: Path) -> Iterator[ApiProcess]:
     """An API that may be stopped."""
@@ -452,10 +487,14 @@ def test_a_server_that_can_wait_no_longer_cancels_the_job(
         asked = aside(call, chats)
         job_id = begin(worker, eventually)
         process.send(signal.SIGTERM)
-        with pytest.raises(openai.APIError):
+        with pytest.raises(openai.APIError) as error:
             asked.result(15)
     process.wait(15)
     assert status(worker, job_id) is Status.CANCELED
+    if call is ask:
+        assert isinstance(error.value, openai.InternalServerError)
+        assert (error.value.status_code, error.value.code) == (503, "stopping")
+        assert error.value.response.headers["retry-after"]
 
 
 def test_a_stream_that_waits_is_kept_open_through_redis_absence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from nowserving import keys
+from nowserving.errors import StoreUnavailableError
 from tests.api_server import ApiServer
 from tests.fake_worker import FakeWorker
 from tests.redis_server import RedisServer
@@ -160,3 +162,41 @@ def test_time_goes_on_without_workers(
     assert time.monotonic() - began > lease_seconds - 0.2
     eventually(lambda: api.http.get(f"/v1/jobs/{late}").json()["status"] == "expired")
     lost.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/v1/jobs", {"model": "noop", "input": {"prompt": "a"}}, "application/json"),
+        ("/v1/jobs/batch", {"model": "noop", "input": {"prompt": "a"}}, "application/x-ndjson"),
+        (
+            "/v1/chat/completions",
+            {"model": "noop", "messages": [{"role": "user", "content": "a"}]},
+            "application/json",
+        ),
+    ],
+)
+def test_what_was_refused_since_its_answer_was_lost_is_canceled_unless_it_has_a_key(
+    api: ApiServer,
+    worker: FakeWorker,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    body: object,
+    kind: str,
+) -> None:
+    store = api.app.state.front.store
+    confirm = store.confirm
+
+    async def lose_the_answer(call: object) -> None:
+        await confirm(call)
+        raise StoreUnavailableError("Redis does not answer for now")
+
+    def statuses() -> list[str]:
+        return [job["status"] for job in api.http.get("/v1/jobs").json()["data"]]
+
+    monkeypatch.setattr(store, "confirm", lose_the_answer)
+    for headers in ({}, {"Idempotency-Key": "k"}):
+        answer = api.http.post(path, content=json.dumps(body), headers={"Content-Type": kind, **headers})
+        assert answer.status_code == 503
+    eventually(lambda: statuses() == ["queued", "canceled"])
