@@ -15,15 +15,16 @@ from api.body import parse_submission, read_body, too_large
 from api.front import Front, front_of
 from api.header import read_idempotency_key
 from api.openapi import BATCH, BATCH_ANSWERS
-from api.problem import ProblemError, problem_of, retry_after_seconds, status_of
+from api.problem import STATUSES, ProblemError, problem_of, retry_after_seconds, status_of
 from nowserving.errors import StoreUnavailableError
 
 MEDIA_TYPE = "application/x-ndjson"
 MAX_JOBS = 10_000
 MAX_LINES = 2 * MAX_JOBS
 """Empty ones, too."""
-MAX_ERRORS = 3
-"""Of a line; more would make an answer longer than the body."""
+MAX_ERRORS_A_LINE = 3
+"""More would make an answer longer than the body."""
+PASSING = frozenset(code for code, status in STATUSES.items() if status in (429, 503))
 BYTES_AT_ONCE = 1 << 18
 LINES_AT_ONCE = 64
 """So many are checked and sent to Redis together; between two such parts other requests have their turn."""
@@ -41,7 +42,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 )
 async def submit_batch(request: Request) -> Response:
     """Accept many jobs, each as POST /v1/jobs would: 202 if all were, 207 if some, and what became of each line; if
-    none was, the first line's problem.
+    none was, the problem of one of them.
 
     With an `Idempotency-Key` the same body makes the same jobs, however often it is sent: what was refused for want of
     room is accepted when there is some.
@@ -95,7 +96,9 @@ def _is_away(line: schema.Line) -> bool:
 def _refuse(data: Sequence[schema.Line], retry_after_seconds: int) -> ProblemError:
     """What to answer if no line was accepted."""
     errors = [(f"line {line['line']}", line["error"]) for line in data if line["error"]]
-    where, first = errors[0]
+    # What may pass is what a client should go by: sent again, those lines may be accepted.
+    passing = (entry for entry in errors if entry[1]["code"] in PASSING)
+    where, first = next(passing, errors[0])
     details = [{"field": number, "message": error["detail"]} for number, error in errors]
     detail = f"none of {len(data)} lines was accepted; {where}: {first['detail']}"
     return ProblemError(first["code"], detail, details, retry_after_seconds or None)
@@ -130,7 +133,7 @@ def _tell(number: int, problem: ProblemError) -> tuple[schema.Line, int]:
     told: schema.LineProblem = {
         "code": problem.code,
         "detail": problem.detail,
-        "errors": problem.errors[:MAX_ERRORS],
+        "errors": problem.errors[:MAX_ERRORS_A_LINE],
     }
     line: schema.Line = {"line": number, "status": status, "id": None, "job_status": None, "error": told}
     return line, retry_after_seconds(problem, status) or 0

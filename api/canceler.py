@@ -33,6 +33,11 @@ class Canceler:
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not canceled yet."""
+        return len(self._tries)
+
     def start(self) -> None:
         """Begin; Redis need not be there."""
         self._task = asyncio.create_task(self._run())
@@ -60,29 +65,34 @@ class Canceler:
             await self._wanted.wait()
             self._wanted.clear()
             while self._tries:
-                jobs = list(self._tries)[:JOBS_AT_ONCE]
-                done = await asyncio.gather(*map(self._cancel, jobs))
-                for job_id in (job_id for job_id, is_done in zip(jobs, done, strict=True) if is_done):
-                    self._tries.pop(job_id, None)
-                if not all(done):
+                await self._cancel_all()
+                if self._tries:
                     await asyncio.sleep(PAUSE_SECONDS)
             self._idle.set()
 
+    async def _cancel_all(self) -> None:
+        """Try each once; while Redis is away only the first."""
+        jobs = list(self._tries)
+        for first in range(0, len(jobs), JOBS_AT_ONCE):
+            answered = await asyncio.gather(*map(self._cancel, jobs[first : first + JOBS_AT_ONCE]))
+            if not all(answered):
+                return
+
     async def _cancel(self, job_id: str) -> bool:
-        """Whether nothing is left to do."""
+        """Whether Redis has answered; if nothing is left to do for the job, it is forgotten."""
         try:
             await self._store.run(verb.cancel(job_id))
         except JobFinishedError:
-            return True
+            pass
         except JobNotFoundError:
             tries = self._tries.get(job_id, TRIES_TO_FIND) + 1
-            if tries >= TRIES_TO_FIND:
+            if tries < TRIES_TO_FIND:
+                self._tries[job_id] = tries
                 return True
-            self._tries[job_id] = tries
-            return False
         except NowservingError as error:
             log.info("%s, for which nobody waits, cannot be canceled now: %s", job_id, error.message)
             return False
         except Exception:
             log.exception("%s, for which nobody waits, cannot be canceled", job_id)
+        self._tries.pop(job_id, None)
         return True

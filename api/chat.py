@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -20,10 +21,10 @@ from api.chat_answer import (
     ChatCompletion,
     Chunks,
     ErrorBody,
+    chat_status_of,
     describe_completion,
     describe_error,
     explain_end,
-    status_of,
 )
 from api.chat_request import ChatRequest, parse_chat
 from api.front import Front, front_of
@@ -33,7 +34,7 @@ from api.place import Place
 from api.problem import ProblemError, problem_of, retry_after_seconds
 from api.sse import IDLE_SECONDS, PING_SECONDS, SEND_SECONDS, forgotten
 from api.wait import accept_and_wait
-from nowserving.errors import JobNotFoundError
+from nowserving.errors import JobNotFoundError, NowservingError, StoreUnavailableError
 from nowserving.event import Event
 from nowserving.events import Watch
 from nowserving.job import Job, Status
@@ -44,7 +45,7 @@ SPARE_SECONDS = 60.0
 """How much longer than start_within_seconds + timeout_seconds a job may take: a dead worker's lease runs out first."""
 
 MOST_SECONDS = 3600.0
-"""Longer no request is kept open for a text that is not streamed; nor does a server that stops wait for a stream."""
+"""No request for a whole text is kept open longer, and no server that stops waits longer for a stream."""
 
 router = APIRouter(prefix="/v1/chat", tags=["chat"])
 
@@ -79,18 +80,15 @@ async def complete(request: Request) -> Response:
 
 
 async def _wait(front: Front, request: Request, entry: Entry, seconds: float) -> Response:
-    ended = False
     try:
         job = (await accept_and_wait(front, request, entry, seconds)).look.job
-        ended = job.status.terminal
-    except ProblemError:
-        ended = True  # refused: there is none
-        raise
-    finally:  # the client has left, this process stops, or Redis is away: nobody gets the text
-        if not ended:
+    except BaseException as error:
+        if _may_be_queued(error):
             _leave(front, entry)
-    if not ended:
-        again = bool(entry.idempotency_key)  # it goes on
+        raise
+    if not job.status.terminal:  # the time is up, or the client is gone
+        _leave(front, entry)
+        again = bool(entry.idempotency_key)  # then it goes on
         late = ProblemError("timeout", f"{job.id} has not ended within {seconds:g} s", retryable=again)
         return _answer_error(late, _headers(entry, job))
     if job.status is not Status.SUCCEEDED:
@@ -107,10 +105,9 @@ async def _stream(front: Front, entry: Entry, chat: ChatRequest, seconds: float)
                 entered.close()
                 watch = entered.enter_context(front.hub.watch(job.id))
             refused = await _hold(watch, job)
-        except ProblemError:
-            raise  # refused: there is none
-        except BaseException:
-            _leave(front, entry)
+        except BaseException as error:
+            if _may_be_queued(error):
+                _leave(front, entry)
             raise
         if refused:
             return _answer_error(refused, _headers(entry, job), entry)
@@ -176,17 +173,16 @@ class _ChatStream(EventSourceResponse):
     async def _read(self) -> AsyncIterator[ServerSentEvent]:
         yield _write(self._chunks.first())
         try:
-            async for chunk in self._tell() if self._output else self._follow():
+            async for chunk in self._tell(self._output) if self._output else self._follow():
                 yield chunk
         except Exception as error:
             yield _write(describe_error(problem_of(error)))
         yield ServerSentEvent("[DONE]", sep="\n")
 
-    async def _tell(self) -> AsyncIterator[ServerSentEvent]:
+    async def _tell(self, output: Mapping[str, Any]) -> AsyncIterator[ServerSentEvent]:
         """The text of a job that had succeeded before, under the same key."""
-        assert self._output
         self._ended = True
-        for chunk in (self._chunks.text(self._output["text"]), *self._chunks.last(self._output)):
+        for chunk in (self._chunks.text(output["text"]), *self._chunks.last(output)):
             yield _write(chunk)
 
     async def _follow(self) -> AsyncIterator[ServerSentEvent]:
@@ -218,6 +214,12 @@ def _from_last_beginning(events: Sequence[Event]) -> Sequence[Event]:
     return events[beginnings[-1] :] if beginnings else events
 
 
+def _may_be_queued(error: BaseException) -> bool:
+    """Whether there may be a job though this was raised: it is no refusal."""
+    refused = isinstance(error, ProblemError | NowservingError)
+    return not refused or isinstance(error, StoreUnavailableError)
+
+
 def _leave(front: Front, entry: Entry) -> None:
     """Cancel what nobody waits for any more; who has a key may come back for it."""
     if not entry.idempotency_key:
@@ -233,7 +235,7 @@ def _answer_error(
     problem: ProblemError, headers: Mapping[str, str] | None = None, entry: Entry | None = None
 ) -> Response:
     """`entry` is that of the job which has ended so; under its key it would be the same once more."""
-    status, sent = status_of(problem), dict(headers or {})
+    status, sent = chat_status_of(problem), dict(headers or {})
     if seconds := retry_after_seconds(problem, status):
         sent["Retry-After"] = str(seconds)
     if problem.retryable is not None:

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from api.problem import MAX_ERRORS, ProblemError
-from api.problem import status_of as problem_status
+from api.problem import MAX_ERRORS, ProblemError, status_of
 from nowserving.job import Job, Status
 
 _STATUSES = {"unknown_model": 404, "too_large": 400, "timeout": 504, "canceled": 409, "expired": 503, "stopping": 503}
@@ -146,15 +145,15 @@ def explain_end(status: Status, error: Mapping[str, Any] | None) -> ProblemError
             return ProblemError(str(told.get("code", "failed")), message, retryable=bool(told.get("retryable")))
 
 
-def status_of(problem: ProblemError) -> int:
+def chat_status_of(problem: ProblemError) -> int:
     """Its HTTP status. OpenAI's is 400 where it is 422 elsewhere here."""
-    status = _STATUSES.get(problem.code) or problem_status(problem)
+    status = _STATUSES.get(problem.code) or status_of(problem)
     return 400 if status == 422 else status
 
 
 def describe_error(problem: ProblemError) -> ErrorBody:
     """An error as OpenAI's clients read it."""
-    status = status_of(problem)
+    status = chat_status_of(problem)
     kind: ErrorType = "invalid_request_error"
     if status == 429:
         kind = "rate_limit_error"

@@ -57,7 +57,7 @@ class Only:
         return no_info_plain_validator_function(self._check)
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"enum": list(self._values), "description": "Not served."}
+        return {"enum": [*self._values, None], "description": "Not served."}
 
     def _check(self, value: object) -> object:
         # To Python True is 1, and 0.0 is 0, which in JSON only the latter are.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from api.answer import answer_json
-from api.chat_answer import ErrorBody, describe_error, status_of
+from api.chat_answer import ErrorBody, chat_status_of, describe_error
 from api.front import front_of
 from api.openapi import CHAT_ERROR
 from api.problem import problem_of
@@ -32,7 +32,7 @@ async def look(request: Request, name: str) -> Response:
         model = front.catalog[name]
     except UnknownModelError as error:
         problem = problem_of(error)
-        return answer_json(describe_error(problem), status_of(problem))
+        return answer_json(describe_error(problem), chat_status_of(problem))
     return answer_json(_describe(model, int(front.started_at)))
 
 

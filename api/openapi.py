@@ -146,7 +146,7 @@ CHAT_ERROR: dict[str, Any] = {
         "Retry-After": {"schema": {"type": "integer"}, "description": "With 429 and 503: when to come back, seconds."},
         "X-Should-Retry": {
             "schema": {"type": "string", "enum": ["true", "false"]},
-            "description": "Of a job that has ended: whether the same may do better.",
+            "description": "Where the status does not tell: whether to send it again.",
         },
     },
 }

@@ -74,9 +74,11 @@ class Settings(BaseSettings):
     wait_replicas_seconds: Annotated[float, Field(ge=0.001, le=1)] = Field(
         0.5, description="How long they may take; after that the job is accepted as `unconfirmed`."
     )
-    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(1_048_576, description="Largest body of a POST, bytes.")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        1_048_576, description="Largest body of any other POST, and line of a batch, bytes."
+    )
     max_batch_bytes: Annotated[int, Field(ge=1024)] = Field(
-        16_777_216, description="Largest body of POST /v1/jobs/batch, bytes; each of its lines is a POST's body."
+        16_777_216, description="Largest body of POST /v1/jobs/batch, bytes."
     )
     idempotency_seconds: Annotated[int, Field(ge=1)] = Field(
         86400, description="How long an Idempotency-Key counts, also when its job is kept for less."

@@ -116,8 +116,9 @@ class Client:
     ) -> tuple[BatchLine, ...]:
         """Submit up to 10,000 jobs, each a body of POST /v1/jobs; what became of each, in their order.
 
-        The key, made here if none is given, makes every repetition the same jobs: what was refused for want of room
-        (429), or of Redis (503), can be sent again, in the same place of the same batch under the same key.
+        With a key what was refused for want of room (429), or of Redis (503), can be sent again: the whole batch under
+        the same key, which makes no job twice. Without one this is true of this call's own repetitions alone. Raises
+        ApiError if no line was accepted.
         """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex, "Content-Type": "application/x-ndjson"}
         content = "\n".join(map(json.dumps, jobs))

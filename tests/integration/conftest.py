@@ -1,14 +1,18 @@
-"""A sender, and receivers for it."""
+"""A sender, and receivers for it; OpenAI's client."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import openai
 import pytest
 
 from nowserving.target import Policy
+from tests.api_server import ApiServer
+from tests.chats import client_of
 from tests.network import Network
 from tests.raw_receiver import Deed, RawReceiver
 from workers.send import Sender
@@ -38,3 +42,16 @@ def make_sender(request: pytest.FixtureRequest) -> Callable[..., Sender]:
         return sender
 
     return make
+
+
+@pytest.fixture
+def chats(api: ApiServer) -> Iterator[openai.OpenAI]:
+    with client_of(api) as client:
+        yield client
+
+
+@pytest.fixture
+def aside() -> Iterator[Callable[..., Future[Any]]]:
+    """Calls something in a thread of its own."""
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit

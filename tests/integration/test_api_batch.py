@@ -201,6 +201,8 @@ def test_if_no_line_is_accepted_that_is_an_error_which_names_each(
     assert [error["field"] for error in answer.json()["errors"]] == ["line 2", "line 3"]
     assert queued(worker) == []
     assert send(api, line("a")).status_code == 202
+    mixed = send(api, "{", line("b"))
+    assert (mixed.status_code, mixed.json()["code"], "retry-after" in mixed.headers) == (429, "queue_full", True)
     full = send(api, line("b"), line("c"))
     assert (full.status_code, full.json()["code"], int(full.headers["retry-after"]) >= 1) == (429, "queue_full", True)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from api.chat_answer import describe_error, explain_end, status_of
+from api.chat_answer import chat_status_of, describe_error, explain_end
 from api.problem import STATUSES, ProblemError
 from nowserving.job import Status
 
@@ -26,11 +26,11 @@ def test_an_error_has_the_status_by_which_openais_clients_know_it(
     problem: ProblemError, status: int, kind: str, code: str
 ) -> None:
     error = describe_error(problem)["error"]
-    assert (status_of(problem), error["type"], error["code"]) == (status, kind, code)
+    assert (chat_status_of(problem), error["type"], error["code"]) == (status, kind, code)
 
 
 def test_no_error_is_unprocessable() -> None:
-    assert all(status_of(ProblemError(code, "x")) != 422 for code in STATUSES)
+    assert all(chat_status_of(ProblemError(code, "x")) != 422 for code in STATUSES)
 
 
 def test_all_wrong_fields_are_named_and_the_first_one_is_the_param() -> None:
