@@ -105,9 +105,9 @@ async def accept(front: Front, entry: Entry) -> Accepted:
         load = await front.load.learn(submission.model)
         seconds = retry_when_full_seconds(load.depth, load.run_seconds, count_slots(load.workers))
         raise ProblemError(error.code, error.message, retry_after_seconds=seconds) from None
-    except StoreUnavailableError:
+    except StoreUnavailableError as error:
         # It may have arrived. Who has a key finds it by that; to anybody else it was refused.
-        if not entry.idempotency_key:
+        if not entry.idempotency_key and not error.answered:
             front.canceler.cancel(entry.job_id)
         raise
     if enqueued.existed:

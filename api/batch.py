@@ -61,12 +61,14 @@ async def submit_batch(request: Request) -> Response:
         )
     await front.pulse.ensure()
     answers: list[tuple[schema.Line, int]] = []
+    away: tuple[schema.Line, int] | None = None
     for part in _in_parts(lines):
-        if answers and _is_away(answers[-1][0]):
-            # Each further part would wait for Redis as long as this one did.
-            answers += [({**answers[-1][0], "line": number}, answers[-1][1]) for number, _ in part]
-        else:
-            answers += await asyncio.gather(*(_submit(front, request.headers, key, *line) for line in part))
+        if away:  # each further part would wait for Redis as long as the first one did
+            answers += [({**away[0], "line": number}, away[1]) for number, _ in part]
+            continue
+        told = await asyncio.gather(*(_submit(front, request.headers, key, *line) for line in part))
+        away = next((answer for answer in told if _is_away(answer[0])), None)
+        answers += told
     data = [line for line, _ in answers]
     accepted = sum(line["error"] is None for line in data)
     retry_after = max(seconds for _, seconds in answers)

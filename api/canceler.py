@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 
 from nowserving import verb
-from nowserving.errors import JobFinishedError, JobNotFoundError, NowservingError
+from nowserving.errors import JobFinishedError, JobNotFoundError, StoreUnavailableError
 from nowserving.events import end_tasks
 from nowserving.store import AsyncStore
 
@@ -89,7 +89,7 @@ class Canceler:
             if tries < TRIES_TO_FIND:
                 self._tries[job_id] = tries
                 return True
-        except NowservingError as error:
+        except StoreUnavailableError as error:
             log.info("%s, for which nobody waits, cannot be canceled now: %s", job_id, error.message)
             return False
         except Exception:

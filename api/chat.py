@@ -34,7 +34,7 @@ from api.place import Place
 from api.problem import ProblemError, problem_of, retry_after_seconds
 from api.sse import IDLE_SECONDS, PING_SECONDS, SEND_SECONDS, forgotten
 from api.wait import accept_and_wait
-from nowserving.errors import JobNotFoundError, NowservingError, StoreUnavailableError
+from nowserving.errors import JobNotFoundError, NowservingError
 from nowserving.event import Event
 from nowserving.events import Watch
 from nowserving.job import Job, Status
@@ -215,9 +215,8 @@ def _from_last_beginning(events: Sequence[Event]) -> Sequence[Event]:
 
 
 def _may_be_queued(error: BaseException) -> bool:
-    """Whether there may be a job though this was raised: it is no refusal."""
-    refused = isinstance(error, ProblemError | NowservingError)
-    return not refused or isinstance(error, StoreUnavailableError)
+    """Whether there may be a job though this was raised. Where Redis did not answer `accept` takes care of it."""
+    return not isinstance(error, ProblemError | NowservingError)
 
 
 def _leave(front: Front, entry: Entry) -> None:

@@ -22,7 +22,7 @@ PAUSE_SECONDS = 0.2
 async def accept_and_wait(front: Front, request: Request, entry: Entry, seconds: float) -> Accepted:
     """Queue the job, or find the one its key made before, and wait for its end, as `wait_for_end` does, for so long.
 
-    Raises TooManyWaitersError before anything is queued, and what `accept` and the store raise.
+    Raises TooManyWaitersError before anything is queued, and what `accept` raises.
     """
     with front.hub.watch(entry.job_id, end_only=True) as watch:
         # Once this is confirmed the job's end gives a hint, so that nobody need look before.
@@ -33,7 +33,10 @@ async def accept_and_wait(front: Front, request: Request, entry: Entry, seconds:
             return accepted
         earlier = job.id != entry.job_id
         with front.hub.watch(job.id, end_only=True) if earlier else nullcontext(watch) as watch:
-            return Accepted(await wait_for_end(front, request, watch, seconds), accepted.confirmed)
+            try:
+                return Accepted(await wait_for_end(front, request, watch, seconds), accepted.confirmed)
+            except StoreUnavailableError:
+                return accepted  # it is, whatever became of it since
 
 
 async def wait_for_end(front: Front, request: Request, watch: Watch, seconds: float) -> Look:

@@ -105,10 +105,14 @@ class QueueFullError(NowservingError):
 
 
 class StoreUnavailableError(NowservingError):
-    """Redis does not answer, or refuses to."""
+    """Redis does not answer, or refuses to: then it has `answered`, and nothing is done."""
 
     code = "redis_unavailable"
     retryable = True
+
+    def __init__(self, message: str, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class StoreFullError(NowservingError):

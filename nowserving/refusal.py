@@ -52,5 +52,5 @@ def explain(error: Exception) -> NowservingError:
         log.error("Redis refused a script: %s", error)
         return NowservingError(f"Redis refused a script: {error}")
     if isinstance(error, ReplicaError):
-        return StoreUnavailableError(str(error))
-    return StoreUnavailableError("Redis does not answer for now")
+        return StoreUnavailableError(str(error), answered=True)
+    return StoreUnavailableError("Redis does not answer for now", isinstance(error, redis.ResponseError))

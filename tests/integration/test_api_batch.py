@@ -185,8 +185,8 @@ def test_while_redis_is_away_it_says_when_to_come_back(
         raise StoreUnavailableError("Redis does not answer")
 
     monkeypatch.setattr(api.app.state.front.store, "confirm", refuse)
-    answer = send(api, *[line()] * 200)
-    assert len(asked) == LINES_AT_ONCE, "each further part would have waited for Redis, too"
+    answer = send(api, *[line()] * (LINES_AT_ONCE - 1), "{", *[line()] * 200)
+    assert len(asked) == LINES_AT_ONCE - 1, "each further part would have waited for Redis, too"
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["code"] == "redis_unavailable"
 

@@ -200,3 +200,20 @@ def test_what_was_refused_since_its_answer_was_lost_is_canceled_unless_it_has_a_
         answer = api.http.post(path, content=json.dumps(body), headers={"Content-Type": kind, **headers})
         assert answer.status_code == 503
     eventually(lambda: statuses() == ["canceled", "queued"])
+
+
+def test_what_redis_has_refused_is_not_there_to_be_canceled(api: ApiServer, own_redis: RedisServer) -> None:
+    own_redis.configure(min_replicas_to_write=1)
+    assert refused(api.submit())
+    assert api.app.state.front.canceler.waiting == 0
+
+
+def test_a_job_that_was_accepted_is_answered_so_though_redis_is_away_at_the_end_of_the_wait(
+    api: ApiServer, own_redis: RedisServer, worker: FakeWorker, eventually: Eventually
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(api.submit, "a", {"Prefer": "wait=1"})
+        eventually(lambda: worker.take() is not None)
+        own_redis.stop()
+        assert answer.result(15).status_code == 202
+    own_redis.start()

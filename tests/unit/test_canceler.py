@@ -11,7 +11,7 @@ import pytest
 from api import canceler
 from api.canceler import Canceler
 from nowserving.call import Call
-from nowserving.errors import JobFinishedError, JobNotFoundError, StoreUnavailableError
+from nowserving.errors import JobFinishedError, JobNotFoundError, RecordError, StoreUnavailableError
 from nowserving.store import AsyncStore
 
 
@@ -60,6 +60,7 @@ def test_what_is_left_when_it_closes_is_canceled_before() -> None:
         ([], 1),
         ([JobFinishedError("x")], 1),
         ([ZeroDivisionError()], 1),
+        ([RecordError("x")], 1),
         ([StoreUnavailableError("x")] * 20, 21),
         ([JobNotFoundError("x")], 2),
         ([JobNotFoundError("x")] * 9, canceler.TRIES_TO_FIND),
