@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 
 from nowserving import verb
-from nowserving.errors import JobFinishedError, JobNotFoundError, StoreUnavailableError
+from nowserving.errors import JobFinishedError, JobNotFoundError, NowservingError, StoreUnavailableError
 from nowserving.events import end_tasks
 from nowserving.store import AsyncStore
 
@@ -92,6 +92,8 @@ class Canceler:
         except StoreUnavailableError as error:
             log.info("%s, for which nobody waits, cannot be canceled now: %s", job_id, error.message)
             return False
+        except NowservingError as error:
+            log.warning("%s, for which nobody waits, is not canceled: %s", job_id, error.message)
         except Exception:
             log.exception("%s, for which nobody waits, cannot be canceled", job_id)
         self._tries.pop(job_id, None)
