@@ -101,6 +101,8 @@ async def accept(front: Front, entry: Entry) -> Accepted:
     )
     try:
         enqueued, confirmed = await front.store.confirm(call)
+        if enqueued.existed:
+            return Accepted(await front.store.run(verb.look(enqueued.job_id)), confirmed)
     except QueueFullError as error:
         load = await front.load.learn(submission.model)
         seconds = retry_when_full_seconds(load.depth, load.run_seconds, count_slots(load.workers))
@@ -110,8 +112,6 @@ async def accept(front: Front, entry: Entry) -> Accepted:
         if not entry.idempotency_key and not error.answered:
             front.canceler.cancel(entry.job_id)
         raise
-    if enqueued.existed:
-        return Accepted(await front.store.run(verb.look(enqueued.job_id)), confirmed)
     job = Job(
         id=entry.job_id,
         model=submission.model,

@@ -111,6 +111,10 @@ def problem_of(error: Exception) -> ProblemError:
             log.error("%s: %s", error.code, error.message)
         return ProblemError(error.code, error.message)
     log.error("a request failed", exc_info=error)
+    return _bug()
+
+
+def _bug() -> ProblemError:
     return ProblemError("internal_error", "something went wrong here; the server's log says what")
 
 
@@ -121,6 +125,10 @@ def answer_error(error: Exception) -> Response:
 
 def _on_error(_: Request, error: Exception) -> Response:
     return answer_error(error)
+
+
+def _on_bug(_: Request, __: Exception) -> Response:
+    return answer_problem(_bug())  # Starlette raises it on, and the server logs it
 
 
 def _on_disconnect(_: Request, __: Exception) -> Response:
@@ -156,4 +164,4 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameter)
-    app.add_exception_handler(Exception, _on_error)
+    app.add_exception_handler(Exception, _on_bug)
